@@ -1,0 +1,165 @@
+"""How fast: lines a second in training and in reading, beside the reference's own loop (chapter 4)."""
+
+import argparse
+import dataclasses
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+
+from hwrlib.alphabet import REFERENCE
+from hwrlib.data import Lines, load_lines
+from hwrlib.model import CRNN, best_precision, layer_table, matmul_rate
+from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer
+from hwrlib.training import PRESETS, Trainer
+
+
+class Reference:
+    """The reference's loops as published: float32, batches of 8 as they come, each image decoded every time."""
+
+    name, dtype, squeeze = "reference", torch.float32, 1.0
+
+    def __init__(self, images: list[bytes], texts: list[str], device: str):
+        self.images, self.device = images, device
+        self.labels = [torch.tensor(REFERENCE.encode(REFERENCE.drop(text))) for text in texts]
+        self.model = CRNN(REFERENCE).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.loss = nn.CTCLoss(blank=0, zero_infinity=True)
+
+    def prepare(self, image: bytes) -> torch.Tensor:
+        """Decode, grey, 128 px high, from -1 to 1."""
+        grey = Image.open(io.BytesIO(image)).convert("L")
+        grey = grey.resize((max(8, int(grey.width * 128 / grey.height)), 128))
+        return torch.from_numpy((np.array(grey, dtype=np.float32) / 255 - 0.5) / 0.5)[None]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities; padding is read like any other column."""
+        features = self.model.cnn(images).permute(0, 3, 1, 2).flatten(2)
+        return self.model.fc(self.model.rnn(self.model.map2seq(features))[0]).log_softmax(-1)
+
+    def train(self) -> float:
+        """One shuffled epoch; its seconds."""
+        start = time.perf_counter()
+        self.model.train()
+        for batch in torch.randperm(len(self.images)).split(8):
+            lines = [self.prepare(self.images[k]) for k in batch]
+            images = torch.zeros(len(lines), 1, 128, max(line.shape[-1] for line in lines))  # 0 is mid-grey
+            for image, line in zip(images, lines, strict=True):
+                image[..., : line.shape[-1]] = line
+            labels = [self.labels[k] for k in batch]
+            log_probs = self.forward(images.to(self.device)).transpose(0, 1)
+            steps = torch.full((len(lines),), len(log_probs))
+            lengths = torch.tensor([len(line) for line in labels])
+            loss = self.loss(log_probs, torch.cat(labels).to(self.device), steps, lengths)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+            self.optimizer.step()
+            loss.item()
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def read(self) -> float:
+        """Every line, one at a time; the seconds."""
+        start = time.perf_counter()
+        self.model.eval()
+        for image in self.images:
+            best = self.forward(self.prepare(image)[None].to(self.device))[0].argmax(-1).tolist()
+            REFERENCE.decode([k for k, before in zip(best, [0, *best], strict=False) if k and k != before])
+        return time.perf_counter() - start
+
+
+class Ours:
+    """The ``recipe`` preset, augmentation included, and ``Recognizer.read``; lines were prepared once, beforehand."""
+
+    def __init__(self, images: list[bytes], texts: list[str], device: str, precision: str, squeeze: float):
+        self.name, self.dtype, self.squeeze = f"recipe, width / {squeeze:g}", DTYPES[precision], squeeze
+        self.images, self.settings = images, dataclasses.replace(PRESETS["recipe"], epochs=1, precision=precision)
+        self.model = CRNN(squeeze=squeeze).to(device)
+        rows = [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
+        self.lines = Lines(rows, self.model.alphabet, squeeze, self.settings.strength)
+        self.one = Lines(rows[:1], self.model.alphabet, squeeze)
+        self.recognizer = Recognizer(self.model, precision)
+
+    def train(self) -> float:
+        """One epoch; its seconds, without validation and saving, which the reference's leave out too."""
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(self.model, self.lines, self.one, folder, self.settings)
+            trainer.run(bar=False)
+        return trainer.progress["seconds"]
+
+    def read(self) -> float:
+        """Every line, one at a time; the seconds."""
+        self.model.eval()
+        start = time.perf_counter()
+        for image in self.images:
+            self.recognizer.read(image)
+        return time.perf_counter() - start
+
+
+def compare(images: list[bytes], texts: list[str], squeezes=(1.0,), rounds: int = 3) -> pd.DataFrame:
+    """Lines a second of both sides on the same lines, in turn, untrained networks on either side.
+
+    Chapter 4 teaches it: notebooks/04_train_on_colab.ipynb.
+
+    Arguments:
+        images: encoded image files, one line each.
+        texts: their transcripts.
+        squeezes: our side is measured at each: what the lines' widths are divided by.
+        rounds: how often each side trains one epoch and reads every line; the first of several is not counted.
+
+    Returns:
+        a row for each task and side: task, side, precision, lines_per_second, ratio to the reference, and share: the
+        network's multiply-adds (three times those of reading in training; padding left out) in parts of the rate of
+        matrix products measured in the same minutes in the same precision.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = best_precision(device)
+    sides = [Reference(images, texts, device), *(Ours(images, texts, device, precision, s) for s in squeezes)]
+    widths = [sides[0].prepare(image).shape[-1] for image in images]
+    flops = 2 * layer_table(sides[0].model, width=1600).multiply_adds.sum() / 1600 * np.mean(widths)
+    rows = []
+    for _ in range(rounds):  # the sides take turns, so that whatever else the machine does meets them all
+        for side in sides:
+            for task, passes in (("train", 3), ("read", 1)):
+                rate = matmul_rate(side.dtype, device, seconds=0.3)
+                seconds = getattr(side, task)()
+                work = passes * flops * len(images) / side.squeeze / rate  # the seconds of matrix products alone
+                rows.append((task, side.name, str(side.dtype).removeprefix("torch."), seconds, work))
+    rows = rows[len(rows) // rounds :] if rounds > 1 else rows
+    table = pd.DataFrame(rows, columns=["task", "side", "precision", "seconds", "work"])
+    table = table.groupby(["task", "side", "precision"], sort=False).sum().reset_index()
+    table["lines_per_second"] = len(images) * max(1, rounds - 1) / table.seconds
+    reference = table[table.side == "reference"].set_index("task").lines_per_second
+    table["ratio"] = table.lines_per_second / table.task.map(reference)
+    table["share"] = table.work / table.seconds
+    return table.drop(columns=["seconds", "work"])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: ``python -m hwrlib.bench --help``."""
+    parser = argparse.ArgumentParser(prog="python -m hwrlib.bench", description=__doc__)
+    parser.add_argument("--source", default="sample", help="sample, iam, or a path as for load_lines (default: sample)")
+    parser.add_argument("--lines", type=int, default=32, help="how many lines, spread over the source (default: 32)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    if options.lines < 1:
+        parser.error(f"--lines {options.lines}: at least one line is needed")
+    rows = load_lines("train", options.source).cast_column("image", datasets.Image(decode=False))
+    rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, options.lines).astype(int)))
+    images = [image["bytes"] or Path(image["path"]).read_bytes() for image in rows["image"]]
+    squeeze = json.loads((WEIGHTS / "config.json").read_text())["squeeze"]
+    table = compare(images, list(rows["text"]), sorted({1.0, squeeze}))
+    print(table.to_json(orient="records", indent=2) if options.json else table.round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

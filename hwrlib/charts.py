@@ -1,0 +1,39 @@
+"""One look for every chart, and one way to save and show it (all chapters)."""
+
+import base64
+import io
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython.display import display
+from matplotlib.figure import Figure
+
+FOLDER = Path(__file__).resolve().parent.parent / "charts"
+
+
+def style() -> None:
+    """Set the theme of every chapter: white grid, colours that colour-blind readers can tell apart."""
+    sns.set_theme(
+        style="whitegrid", palette="colorblind", rc={"figure.figsize": (8, 4), "figure.constrained_layout.use": True}
+    )
+
+
+def show(fig: Figure, name: str, alt: str) -> None:
+    """Save a figure under charts/ and display it with a text for those who cannot see it.
+
+    Arguments:
+        fig: the figure; it is closed afterwards.
+        name: file name without ending, such as ``"02_text_length_distribution"``; the folder is charts/, or the one
+            that the environment variable ``HWR_CHARTS`` names.
+        alt: one sentence that says what the chart shows.
+    """
+    folder = Path(os.environ.get("HWR_CHARTS", FOLDER))
+    folder.mkdir(parents=True, exist_ok=True)
+    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    shown = io.BytesIO()
+    fig.savefig(shown, dpi=72, metadata={"Software": None})  # smaller than the file: notebooks stay light
+    plt.close(fig)
+    png = base64.b64encode(shown.getvalue()).decode()
+    display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)

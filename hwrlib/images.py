@@ -1,0 +1,186 @@
+"""From any image of one line to what the network sees: 128 px high, dark ink on white paper (chapter 2)."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+HEIGHT = 128
+LONGEST = 100  # times the height: no handwritten line comes near it
+
+
+class ImageError(ValueError):
+    """An image that cannot be prepared; the message names it and says why."""
+
+
+def prepare(image, height: int = HEIGHT, squeeze: float = 1.0) -> torch.Tensor:
+    """Prepare the image of one line for the network.
+
+    Steps: EXIF rotation, transparency laid over white paper, grey, ``height`` pixels high with the proportions kept,
+    white on black turned round, uneven light divided out, contrast stretched between ink and paper.
+    Chapter 2 teaches it: notebooks/02_prepare_the_images.ipynb.
+
+    Arguments:
+        image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4):
+            integers, or floats from 0 to 1 or from 0 to 255.
+        height: pixels, the height that the network expects.
+        squeeze: the width is divided by this: 2 reads in half the time where letters are wide enough.
+
+    Returns:
+        a float tensor (1, height, W) from -1 (ink) to +1 (paper).
+
+    Raises:
+        ImageError: an empty, broken, non-finite or absurdly long image, or a page instead of a line.
+        FileNotFoundError: no such file.
+
+    >>> page = np.full((64, 400), 255, np.uint8); page[30:34, 50:350] = 40
+    >>> line = prepare(page)
+    >>> line.shape, line.min().item(), line.max().item()
+    (torch.Size([1, 128, 800]), -1.0, 1.0)
+    """
+    return to_tensor(prepare_pixels(image, height, squeeze))
+
+
+def prepare_pixels(image, height: int = HEIGHT, squeeze: float = 1.0) -> np.ndarray:
+    """The same as :func:`prepare`, kept small: a uint8 array (height, W), 255 = paper."""
+    grey = load_grey(image)
+    return stretch(flatten_light(turn_dark_on_light(resize(grey, height, squeeze, name_of(image)))))
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """A uint8 line (H, W) as a float tensor (1, H, W) from -1 to +1."""
+    return torch.from_numpy(pixels).unsqueeze(0).float().div(127.5).sub(1)
+
+
+def undo(line: torch.Tensor) -> np.ndarray:
+    """A prepared line (1, H, W) or (H, W) as uint8 pixels (H, W), for display.
+
+    >>> undo(torch.ones(1, 2, 3))
+    array([[255, 255, 255],
+           [255, 255, 255]], dtype=uint8)
+    """
+    return line.detach().cpu().reshape(line.shape[-2:]).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
+
+
+def name_of(image) -> str:
+    """What an error message calls this image."""
+    if isinstance(image, str | Path):
+        return str(image)
+    if isinstance(image, Image.Image):
+        return getattr(image, "filename", "") or f"the {image.mode} image"
+    return f"the {type(image).__name__}"
+
+
+def load_grey(image) -> np.ndarray:
+    """Grey levels (H, W), float32 from 0 (black) to 255 (white), of whatever ``prepare`` takes."""
+    if isinstance(image, np.ndarray):
+        return _grey_of_array(image)
+    if isinstance(image, str | Path):
+        with open(image, "rb") as file:  # read at once: no file stays open
+            data = file.read()
+        return _grey_of_pil(_open(data, str(image)), str(image))
+    if isinstance(image, bytes | bytearray):
+        return _grey_of_pil(_open(bytes(image), "the bytes"), "the bytes")
+    if isinstance(image, Image.Image):
+        return _grey_of_pil(image, name_of(image))
+    raise ImageError(f"{name_of(image)} is no image: give a path, bytes, a PIL image or a NumPy array")
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise ImageError(f"{name}: the file is empty; save the image again")
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: this is no image that can be read; save it as PNG, JPEG, WebP or TIFF") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: far too many pixels for one line; scale it down or cut the line out") from error
+
+
+def _grey_of_pil(image: Image.Image, name: str) -> np.ndarray:
+    if 0 in image.size:
+        raise ImageError(f"{name} has no pixels: {image.width} x {image.height}")
+    try:
+        image = ImageOps.exif_transpose(image)
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for a broken file
+        raise ImageError(f"{name}: the image is cut off or damaged ({error}); save or send it again") from error
+    if image.mode.startswith(("I", "F")):
+        return _grey_of_array(np.asarray(image), name)
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("L"), dtype=np.float32)
+
+
+def _grey_of_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > 4):
+        raise ImageError(f"{name} has shape {array.shape}; an image has (height, width) or (height, width, channels)")
+    if array.size == 0:
+        raise ImageError(f"{name} has no pixels: shape {array.shape}")
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"{name} holds {array.dtype}; an image holds integers or floats")
+    values = array.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ImageError(f"{name} has {np.count_nonzero(~np.isfinite(values))} values that are not finite (NaN or inf)")
+    top = values.max()
+    if values.min() < 0 or top > 65535:
+        raise ImageError(f"{name} runs from {values.min():g} to {top:g}; give 0 to 1, 0 to 255 or 0 to 65,535")
+    if array.dtype.kind in "bf" and top <= 1:
+        values *= 255
+    elif top > 255:
+        values /= 257  # 16 bits
+    if values.ndim == 2:
+        return values
+    return _grey_of_pil(Image.fromarray(values.round().astype(np.uint8)), name)
+
+
+def resize(grey: np.ndarray, height: int, squeeze: float = 1.0, name: str = "the image") -> np.ndarray:
+    """Scale to ``height`` pixels, proportions kept (but for ``squeeze``); refuse what is no line."""
+    rows, columns = grey.shape
+    if rows > columns:
+        raise ImageError(
+            f"{name} is taller than wide ({columns} x {rows}): that is a page or a turned line. "
+            "Cut out one line, turn it, or read it as a page."
+        )
+    if columns > LONGEST * rows:
+        raise ImageError(f"{name} is {columns} x {rows}: over {LONGEST} times as wide as high is no line of writing")
+    width = max(8, round(columns * height / rows / squeeze))  # 8 px give the network its one frame
+    shrinking = rows > height or columns > width
+    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC).clip(
+        0, 255
+    )
+
+
+def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:
+    """Turn white-on-black round: most of a line is paper, so the median is on the paper's side."""
+    low, high = np.percentile(grey, (1, 99))
+    return 255 - grey if np.median(grey) < (low + high) / 2 else grey
+
+
+def flatten_light(grey: np.ndarray) -> np.ndarray:
+    """Divide by the paper's own brightness, so that shadows vanish: paper comes to about 255 everywhere.
+
+    The paper under the ink is found by a morphological closing wider than any stroke, then smoothed.
+    """
+    size = grey.shape[0] // 3 | 1
+    paper = cv2.morphologyEx(cv2.medianBlur(grey, 3), cv2.MORPH_CLOSE, np.ones((size, size), np.uint8))
+    paper = cv2.blur(paper, (size, size))
+    return (grey / np.maximum(paper, 1) * 255).clip(0, 255)
+
+
+def stretch(grey: np.ndarray) -> np.ndarray:
+    """Put ink (the median of the dark pixels) at 0 and paper, its own noise included, at 255 (uint8)."""
+    middle = np.median(grey)
+    noise = 1.5 * np.median(np.abs(grey[grey >= middle] - middle))
+    paper = middle - 2 * noise
+    dark = grey[grey < (paper + grey.min()) / 2]
+    if dark.size == 0 or paper - np.median(dark) < 12:  # blank paper: noise must not become ink
+        return np.full(grey.shape, 255, np.uint8)
+    ink = np.median(dark)
+    return ((grey - ink) / (paper - ink) * 255).clip(0, 255).round().astype(np.uint8)

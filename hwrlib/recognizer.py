@@ -1,0 +1,74 @@
+"""Read handwriting with a trained network: one line or many, on whatever machine this is (chapter 7)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hwrlib.data import collate
+from hwrlib.decode import Reading, greedy
+from hwrlib.images import prepare_pixels
+from hwrlib.model import CRNN, best_precision
+
+WEIGHTS = Path(__file__).parent / "weights"
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Recognizer:
+    """Reads images of handwritten lines.
+
+    Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
+
+    Arguments:
+        model: a trained network; it stays on its device.
+        precision: "no" (float32), "bf16" or "fp16"; measured on this machine where left out.
+        decoder: from log-probabilities, lengths and alphabet to readings, as those of :mod:`hwrlib.decode`.
+
+    >>> recognizer = Recognizer.from_pretrained()
+    >>> recognizer.read(np.full((64, 400), 255, np.uint8)).text
+    ''
+    """
+
+    def __init__(self, model: CRNN, precision: str | None = None, decoder: Callable = greedy):
+        self.model = model.eval().to(memory_format=torch.channels_last)
+        self.device = next(model.parameters()).device
+        self.precision = precision or best_precision(self.device)
+        self.decoder = decoder
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path = WEIGHTS, precision: str | None = None, decoder: Callable = greedy
+    ) -> "Recognizer":
+        """With the embedded weights, or those of a folder or of a name on the Hugging Face Hub."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(CRNN.from_pretrained(source).to(device), precision, decoder)
+
+    def read(self, image) -> Reading:
+        """Read the image of one line: anything that :func:`hwrlib.prepare` takes, which also says what it raises."""
+        return self.read_lines([image])[0]
+
+    def read_lines(self, images, batch_size: int = 16, progress: bool = False) -> list[Reading]:
+        """Read many lines, in batches of like width; the readings come in the order of the images."""
+        pixels = [prepare_pixels(image, squeeze=self.model.squeeze) for image in images]
+        return self.read_prepared(pixels, batch_size, progress)
+
+    def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 16, progress: bool = False) -> list[Reading]:
+        """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each."""
+        readings: list[Reading | None] = [None] * len(pixels)
+        order = np.argsort([p.shape[1] for p in pixels], kind="stable")
+        for start in tqdm(range(0, len(order), batch_size), "reading", disable=not progress, leave=False):
+            chosen = order[start : start + batch_size]
+            log_probs, lengths = self.log_probabilities([pixels[k] for k in chosen])
+            for k, reading in zip(chosen, self.decoder(log_probs, lengths, self.model.alphabet), strict=True):
+                readings[k] = reading
+        return readings
+
+    @torch.inference_mode()
+    def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (N, T, classes) of prepared lines and the time steps (N,) of each, for a decoder."""
+        batch = collate([(p, [], "") for p in pixels], multiple=64).to(self.device)
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
+            log_probs = self.model(batch.images, batch.widths)
+        return log_probs.cpu(), self.model.output_lengths(batch.widths)

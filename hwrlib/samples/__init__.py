@@ -1,0 +1,1 @@
+"""Embedded synthetic lines: three parquet files, a page, and the script that makes them."""

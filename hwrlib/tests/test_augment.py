@@ -1,0 +1,183 @@
+"""Augmentation and stroke rendering, on synthetic arrays."""
+
+import numpy as np
+import pytest
+
+from hwrlib.augment import augment, render_strokes
+
+
+def grid(width=1800, height=128, pen=4, two_level=True):
+    """Strokes of a known place: uprights and bars with room around them."""
+    line = np.full((height, width), 255, np.uint8)
+    for x in range(30, width - 30, 40):
+        line[20:100, x : x + pen] = 0
+        line[60 : 60 + pen, x : x + 20] = 0
+    return line if two_level else np.maximum(line, np.random.default_rng(0).integers(0, 120, line.shape, np.uint8))
+
+
+def ink(line):
+    return (255 - line.astype(float)).sum()
+
+
+@pytest.mark.parametrize(("width", "squeeze"), [(1800, 1), (700, 2.7), (40, 1), (3, 1)])
+def test_shape_type_and_paper(width, squeeze):
+    for seed in range(30):
+        out = augment(grid(width), np.random.default_rng(seed), squeeze=squeeze)
+        assert out.dtype == np.uint8 and out.shape[0] == 128
+        assert 0.8 * width - 1 <= out.shape[1] <= 1.2 * width + 70
+        assert np.median(out) > 200
+
+
+def test_same_seed_same_line():
+    line = grid()
+    for seed in range(10):
+        first, second = (augment(line, np.random.default_rng(seed)) for _ in range(2))
+        assert np.array_equal(first, second)
+    assert not np.array_equal(augment(line, np.random.default_rng(1)), augment(line, np.random.default_rng(2)))
+
+
+def test_input_stays_and_strength_zero_is_identity():
+    line = grid()
+    kept = line.copy()
+    augment(line, np.random.default_rng(0), strength=2)
+    out = augment(line, np.random.default_rng(0), strength=0)
+    assert np.array_equal(line, kept) and np.array_equal(out, kept)
+    out[:] = 0
+    assert np.array_equal(line, kept)
+
+
+def test_strength_grows_the_change():
+    line = grid()
+    tall = [
+        np.mean([np.ptp(np.where((out < 128).any(1))[0]) for out in outs])
+        for outs in (
+            [augment(line, np.random.default_rng(seed), strength) for seed in range(40)] for strength in (0.1, 1.0)
+        )
+    ]
+    assert tall[0] > tall[1]
+
+
+@pytest.mark.parametrize("pen", [1, 2, 5])
+@pytest.mark.parametrize("squeeze", [1, 2.7])
+def test_every_stroke_survives(pen, squeeze):
+    line = np.full((128, 900), 255, np.uint8)
+    line[1:127, 1 : 1 + pen] = 0
+    line[1:127, 450 : 450 + pen] = 0
+    line[1:127, 899 - pen : 899] = 0
+    for seed in range(150):
+        out = augment(line, np.random.default_rng(seed), squeeze=squeeze)
+        darkest = [part.min() for part in np.array_split(out, 3, axis=1)]
+        assert max(darkest) < 200, (seed, darkest)
+        assert ink(out) > 0.25 * ink(line), seed
+
+
+def test_no_ink_leaves_the_frame():
+    line = np.full((128, 900), 255, np.uint8)
+    line[:8], line[-8:] = 0, 0
+    for seed in range(100):
+        out = augment(line, np.random.default_rng(seed))[:, 60:-60]
+        upper, lower = out[:64].min(0), out[64:].min(0)
+        assert upper.max() < 200 and lower.max() < 200, seed
+
+
+def test_two_level_scans_gain_half_tones():
+    line = grid()
+    share = [
+        ((out > 24) & (out < 128)).sum() / max((out < 128).sum(), 1)
+        for out in (augment(line, np.random.default_rng(seed)) for seed in range(60))
+    ]
+    assert np.median(share) > 0.3
+
+
+def test_grey_and_blank_lines():
+    blank = np.full((128, 300), 255, np.uint8)
+    for seed in range(20):
+        assert augment(blank, np.random.default_rng(seed)).min() > 150
+        assert augment(grid(two_level=False), np.random.default_rng(seed)).min() < 150
+
+
+@pytest.mark.parametrize(
+    "line",
+    [None, [[255]], np.zeros((128, 10)), np.zeros((3, 128, 10), np.uint8), np.zeros((128, 0), np.uint8)],
+)
+def test_no_line(line):
+    with pytest.raises(ValueError, match="the line to augment is"):
+        augment(line, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("strength", "squeeze"), [(-1, 1), (3, 1), (float("nan"), 1), (1, 0.5), (1, float("nan"))])
+def test_strength_and_squeeze_out_of_range(strength, squeeze):
+    with pytest.raises(ValueError, match="out of range"):
+        augment(grid(100), np.random.default_rng(0), strength, squeeze)
+
+
+LETTERS = [[0, 0, 0, 500, 10, 520], [200, 300, 300, 100, 400, 300, 420, 510], [3000, 20, 3000, 490], [3100, 500]]
+
+
+def test_strokes_fill_the_height_tightly():
+    for seed in range(30):
+        out = render_strokes(LETTERS, np.random.default_rng(seed))
+        assert out.dtype == np.uint8 and out.shape[0] == 128 and out.max() == 255
+        rows, columns = (np.where((out < 200).any(axis))[0] for axis in (1, 0))
+        assert rows[0] <= 9 and rows[-1] >= 118
+        assert columns[0] <= 9 and columns[-1] >= out.shape[1] - 10
+        assert 5 < out.shape[1] / 128 < 7
+        assert out.min() < 110
+
+
+def test_strokes_as_arrays_any_unit_and_height():
+    strokes = [np.array(stroke, np.int16) for stroke in LETTERS]
+    whole = render_strokes(LETTERS, np.random.default_rng(3))
+    assert np.array_equal(render_strokes(strokes, np.random.default_rng(3)), whole)
+    shifted = [np.array(stroke) * 0.25 + 777 for stroke in LETTERS]
+    assert np.abs(render_strokes(shifted, np.random.default_rng(3)).astype(int) - whole).mean() < 1
+    assert render_strokes(LETTERS, np.random.default_rng(3), height=64).shape[0] == 64
+
+
+def test_pen_width_varies_within_bounds():
+    upright = [[0, 0, 0, 100], [60, 0, 60, 100]]
+    widths = []
+    for seed in range(60):
+        out = render_strokes(upright, np.random.default_rng(seed))[40:90]
+        widths.append(((255 - out[:, : out.shape[1] // 2].astype(float)) / (255 - out.min())).sum(1).mean())
+    assert 1.4 < min(widths) < 3.5 and 4 < max(widths) < 7.5
+
+
+def test_a_dot_a_dash_and_a_dot_beside_a_letter_are_drawn():
+    rng = np.random.default_rng(0)
+    assert render_strokes([[5, 5]], rng).min() < 150
+    assert render_strokes([[5, 5, 5, 5]], rng).min() < 150
+    dash = render_strokes([[0, 50, 300, 50]], rng)
+    assert dash.min() < 150 and dash.shape[1] <= 33 * 128
+    with_dot = render_strokes([[0, 0, 0, 100], [200, 90]], rng)
+    assert with_dot[:, -20:].min() < 150
+
+
+def test_a_drifting_line_is_levelled():
+    x = np.arange(0, 5000, 10)
+    level = np.stack([x, 250 * np.sin(x / 60)], 1)
+    drift = level + np.stack([0 * x, 0.1 * x], 1)
+    flat, climbing = (render_strokes([path.ravel()], np.random.default_rng(0)) for path in (level, drift))
+    assert climbing.shape[1] > 0.95 * flat.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("strokes", "message"),
+    [
+        ([], "no strokes"),
+        ([[0, 0, 5, 5], []], "stroke 1 .*not empty"),
+        ([[0, 0, 5]], "stroke 0 .*flat"),
+        ([[[0, 0], [5, 5]]], "stroke 0 .*flat"),
+        ([["a", "b"]], "stroke 0 .*numbers"),
+        ([[[0, 1], [2]]], "stroke 0 .*numbers"),
+        ([[0, float("nan")]], "stroke 0 .*finite"),
+        ([[0, 0, 1e9, 5]], "stroke 0 .*beyond"),
+        ([3], "stroke 0 .*flat"),
+        ([None], "stroke 0"),
+        (None, "no strokes"),
+        (5, "no strokes"),
+    ],
+)
+def test_malformed_strokes(strokes, message):
+    with pytest.raises(ValueError, match=message):
+        render_strokes(strokes, np.random.default_rng(0))

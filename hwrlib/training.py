@@ -1,0 +1,362 @@
+"""Train the network: any device, resumable, averaged, with clear ends (chapter 4)."""
+
+import copy
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hwrlib.data import BucketSampler, Lines, collate
+from hwrlib.metrics import cer, wer
+from hwrlib.model import CRNN, best_precision
+from hwrlib.recognizer import Recognizer
+
+SAVE_EVERY = 600  # seconds, within an epoch: on a CPU one takes long
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why, what is kept, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a training does.
+
+    epochs, minutes: it ends at whichever comes first. batch_size: lines a batch, of one process. learning_rate: the
+    highest. warmup: steps up to it. cosine: down to zero at the end, instead of halving when validation stalls.
+    weight_decay: AdamW's; 0 is Adam. average: decay of the exponential moving average of the weights, 0 for none.
+    auxiliary: weight of a second CTC head right after the convolutions (Retsinas et al., 2022). strength: of
+    augmentation. patience: epochs without a better CER before it stops. clip: largest norm of the gradient.
+    """
+
+    epochs: int = 100
+    minutes: float | None = None
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    cosine: bool = True
+    weight_decay: float = 1e-2
+    average: float = 0.999
+    auxiliary: float = 0.1
+    strength: float = 1.0
+    patience: int | None = None
+    clip: float = 5.0
+    seed: int = 0
+    precision: str | None = None
+
+
+PRESETS = {
+    "recipe": Settings(),
+    "reference": Settings(
+        epochs=10, batch_size=8, warmup=0, cosine=False, weight_decay=0, average=0, auxiliary=0, strength=0
+    ),
+}
+
+
+class _Trainee(nn.Module):
+    """The network, and the auxiliary head that only training sees."""
+
+    def __init__(self, model: CRNN, auxiliary: bool):
+        super().__init__()
+        self.model = model
+        self.head = nn.Conv1d(256, model.alphabet.classes, 3, padding=1) if auxiliary else None
+
+    def forward(self, images, widths):
+        sequence = self.model.features(images, widths)
+        log_probs = [self.model.classify(sequence, widths)]
+        if self.head is not None:
+            log_probs.append(self.head(sequence.transpose(1, 2)).transpose(1, 2).float().log_softmax(-1))
+        return log_probs
+
+
+class Trainer:
+    """Trains a network on lines and keeps all that is needed to go on in a folder.
+
+    CTC (Graves et al., 2006) on Hugging Face Accelerate: CPU, GPU, several processes (``accelerate launch``).
+    Chapter 4 teaches it: notebooks/04_train_on_colab.ipynb.
+
+    The folder holds ``best/`` (weights with the lowest validation CER, for ``CRNN.from_pretrained``), ``state.pt``
+    (everything to go on from), ``history.csv`` and ``settings.json``.
+
+    Arguments:
+        model: the network to train; it is changed in place.
+        lines, validation: prepared lines.
+        folder: where the run is kept.
+        settings: a preset of ``PRESETS`` or one's own.
+        resume: go on with the run in ``folder``; otherwise the folder must hold none.
+        on_epoch: called with the history (a DataFrame) after each epoch.
+
+    Raises:
+        FileNotFoundError, FileExistsError: nothing to resume, or a run that would be overwritten.
+        TrainingError: a state of another alphabet, a loss that is not finite, too little memory, a full disk.
+    """
+
+    def __init__(
+        self,
+        model: CRNN,
+        lines: Lines,
+        validation: Lines,
+        folder: str | Path,
+        settings: Settings = PRESETS["recipe"],
+        resume: bool = False,
+        on_epoch: Callable[[pd.DataFrame], None] | None = None,
+    ):
+        self.folder, self.settings, self.on_epoch = Path(folder), settings, on_epoch
+        self.lines, self.validation = lines, validation
+        torch.manual_seed(settings.seed)
+        AcceleratorState._reset_state()  # a notebook trains more than once, in more than one precision
+        self.precision = settings.precision or best_precision("cuda" if torch.cuda.is_available() else "cpu")
+        self.accelerator = Accelerator(mixed_precision=self.precision)
+        self.sampler = BucketSampler(
+            lines.widths,
+            settings.batch_size,
+            settings.seed,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        trainee = _Trainee(model.to(memory_format=torch.channels_last), settings.auxiliary > 0)
+        optimizer = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
+        optimizer = optimizer(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
+        self.model = model
+        self.averaged = copy.deepcopy(model) if settings.average else model
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer.optimizer, factor=0.5, patience=3)
+        self.ctc = nn.CTCLoss(zero_infinity=True)
+        self.progress = {"epoch": 0, "batch": 0, "step": 0, "lines": 0, "seconds": 0.0, "loss": 0.0}
+        self.history: list[dict] = []
+        self.saved = 0.0
+        if resume:
+            self._load()
+        elif (self.folder / "state.pt").exists():
+            raise FileExistsError(f"{self.folder} holds a run: resume it, or give another folder")
+
+    def run(self, bar: bool = True) -> CRNN:
+        """Train to the end of the epochs, the minutes or the patience, or to Ctrl-C; return the averaged network."""
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "settings.json").write_text(json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n")
+        self.stopped = False
+        with _Interrupt(self):
+            while self.progress["epoch"] < self.settings.epochs and not self._over():
+                self._epoch(bar)
+                if self.stopped:
+                    self._save()
+                    print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
+                    break
+                self._close_epoch()
+        return self.averaged.eval()
+
+    def _epoch(self, bar: bool) -> None:
+        self.sampler.resume(self.progress["epoch"], self.progress["batch"])
+        self.lines.epoch = self.progress["epoch"]
+        on_gpu = self.accelerator.device.type == "cuda"
+        loader = DataLoader(
+            self.lines,
+            batch_sampler=self.sampler,
+            collate_fn=functools.partial(collate, multiple=64),
+            num_workers=min(8, max(0, (os.cpu_count() or 1) - 1)) if on_gpu else 0,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),  # its own, so that a resumed run draws the same dropout
+        )
+        shown = tqdm(
+            loader,
+            f"epoch {self.progress['epoch'] + 1}",
+            total=len(self.sampler),
+            initial=self.progress["batch"],
+            disable=not (bar and self.accelerator.is_main_process),
+            leave=False,
+        )
+        self.trainee.train()
+        began = time.monotonic() - self.progress["seconds"]
+        for batch in shown:
+            loss = self._step(batch)
+            self.progress["seconds"] = broadcast(torch.tensor(time.monotonic() - began)).item()
+            shown.set_postfix(loss=f"{loss:.3f}")
+            if self.progress["seconds"] - self.saved > SAVE_EVERY:
+                self._save()
+            if self.stopped or self._over():
+                break
+
+    def _step(self, batch) -> float:
+        """One step of the optimiser; the loss."""
+        rate = self._learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = batch.to(self.accelerator.device)
+        steps = self.model.output_lengths(batch.widths)
+        try:
+            main, *auxiliary = (
+                self.ctc(log_probs.transpose(0, 1), batch.labels, steps, batch.label_lengths)
+                for log_probs in self.trainee(batch.images, batch.widths)
+            )
+            loss = main + self.settings.auxiliary * sum(auxiliary)
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss.item()} in epoch {self.progress['epoch'] + 1}, step {self.progress['step']}. "
+                    f"The last good state is in {self.folder}; try a lower learning rate than {rate:g}."
+                )
+            self.accelerator.backward(loss)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                n, _, _, width = batch.images.shape
+                raise TrainingError(
+                    f"no memory for a batch of {n} lines of {width} px: take a smaller batch than "
+                    f"{self.settings.batch_size}. The last good state is in {self.folder}."
+                ) from error
+            raise
+        self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._average()
+        self.progress["batch"] += 1
+        self.progress["step"] += 1
+        self.progress["lines"] += len(batch.texts) * self.accelerator.num_processes
+        self.progress["loss"] += main.item()
+        return main.item()
+
+    def _learning_rate(self) -> float:
+        """Warm-up, then a cosine to zero at the end of the epochs or minutes; or what the plateau has left of it."""
+        settings = self.settings
+        rate = settings.learning_rate * min(1, (self.progress["step"] + 1) / max(1, settings.warmup))
+        if not settings.cosine:
+            return min(rate, self.plateau.get_last_lr()[0])
+        return rate * 0.5 * (1 + np.cos(np.pi * min(1, self._done())))
+
+    def _done(self) -> float:
+        """The part of the training that is done, 0 to 1, by steps or by minutes, whichever is further."""
+        done = self.progress["step"] / (self.settings.epochs * len(self.sampler))
+        return max(done, self.progress["seconds"] / 60 / self.settings.minutes) if self.settings.minutes else done
+
+    def _over(self) -> bool:
+        best = int(np.argmin([row["cer"] for row in self.history])) if self.history else 0
+        stalled = self.settings.patience and len(self.history) - 1 - best >= self.settings.patience
+        return bool(stalled) or self._done() >= 1
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged weights towards the current ones; faster at first, when the weights are far from good."""
+        if self.averaged is self.model:
+            return
+        step = self.progress["step"]
+        decay = min(self.settings.average, (1 + step) / (10 + step))
+        for mean, value in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
+            mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
+
+    def _close_epoch(self) -> None:
+        """Validate, note, keep the best and the last."""
+        progress, rate = self.progress, self._learning_rate()
+        error, words = self.validate()
+        row = {
+            "epoch": progress["epoch"] + 1,
+            "steps": progress["step"],
+            "lines": progress["lines"],
+            "minutes": round(progress["seconds"] / 60, 2),
+            "learning_rate": rate,
+            "loss": progress["loss"] / max(1, progress["batch"]),
+            "cer": error,
+            "wer": words,
+        }
+        best = not self.history or error < min(r["cer"] for r in self.history)
+        self.history.append(row)
+        self.plateau.step(error)
+        progress.update(epoch=progress["epoch"] + 1, batch=0, loss=0.0)
+        if best:
+            self._write("best", lambda path: self.averaged.save_pretrained(path))
+        self._save()
+        if self.accelerator.is_main_process and self.on_epoch:
+            self.on_epoch(pd.DataFrame(self.history))
+
+    def validate(self) -> tuple[float, float]:
+        """CER and WER of the averaged network on the validation lines, shared between the processes."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.averaged.to(self.accelerator.device)
+        training = self.averaged.training
+        readings = Recognizer(self.averaged, self.precision).read_prepared(self.validation.pixels[rank::processes])
+        self.averaged.train(training)
+        pairs = gather_object(
+            list(zip(self.validation.texts[rank::processes], [r.text for r in readings], strict=True))
+        )
+        references, predictions = zip(*pairs, strict=True)
+        return cer(references, predictions), wer(references, predictions)
+
+    def _save(self) -> None:
+        self.saved = self.progress["seconds"]
+        unwrapped = self.accelerator.unwrap_model(self.trainee)
+        scaler = self.accelerator.scaler
+        state = {
+            "alphabet": self.model.alphabet.characters,
+            "trainee": unwrapped.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+            "random": torch.get_rng_state(),
+            "progress": dict(self.progress),
+            "history": self.history,
+        }
+        self._write("state.pt", lambda path: torch.save(state, path))
+        self._write("history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write beside, then put in place: whoever looks, or loses power, finds the old or the new, never a half."""
+        if not self.accelerator.is_main_process:
+            return
+        path, new = self.folder / name, self.folder / f"{name}.new"
+        try:
+            write(new)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+            shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
+            raise TrainingError(
+                f"{path} could not be written ({error}); is the disk full? The last good one is still there."
+            ) from error
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(new, path)
+
+    def _load(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: nothing to resume; start a run in this folder first")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["alphabet"] != self.model.alphabet.characters:
+            raise TrainingError(f"{path} is of another alphabet ({state['alphabet']!r}) than this network's")
+        self.accelerator.unwrap_model(self.trainee).load_state_dict(state["trainee"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.plateau.load_state_dict(state["plateau"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"])
+        self.progress, self.history = state["progress"], state["history"]
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C (or Jupyter's stop button) into a stop after the current step; a second one is usual."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def __enter__(self):
+        self.before = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_):
+        self.trainer.stopped = True
+        signal.signal(signal.SIGINT, self.before)
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.before)
