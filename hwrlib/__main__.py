@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from hwrlib.alphabet import IAM
-from hwrlib.data import Lines, load_lines, load_strokes
+from hwrlib.data import DataError, Lines, load_lines, load_strokes
 from hwrlib.decode import greedy, prefix_beam
 from hwrlib.language import Language
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN
+from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import WEIGHTS, Recognizer
-from hwrlib.training import PRESETS, Settings, Trainer
+from hwrlib.training import Trainer
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 DECODERS = {
@@ -56,6 +57,8 @@ def read(options) -> int:
 
 def train(options) -> None:
     """Train a network; the folder then holds its weights and history."""
+    if Path(options.data).is_file():
+        raise DataError(f"{options.data} is one file: training needs a folder with lines for train and for validation")
     settings = dataclasses.replace(PRESETS[options.preset], **dict(options.set))
     start = CRNN.from_pretrained(options.init) if options.init else None
     squeeze = options.squeeze or (start.squeeze if start else 1.0)

@@ -36,7 +36,8 @@ def load_lines(split: str = "train", source: str | Path = "iam") -> datasets.Dat
         split: "train", "validation" or "test"; any split name where the source is a path.
         source: "iam" (``Teklia/IAM-line`` from the Hugging Face Hub), "sample" (the embedded, synthetic lines), or
             a path: a parquet file, a folder of parquet files named after their splits (the Hub's layout), or a folder
-            of images with ``metadata.csv`` or ``metadata.jsonl`` (``file_name``, ``text``), of its own or per split.
+            of images with ``metadata.csv`` or ``metadata.jsonl`` (``file_name``, ``text``): one folder per split, or
+            one for all, which is then "train".
 
     Raises:
         FileNotFoundError: no such path, or nothing of that split in it.
@@ -80,17 +81,21 @@ def _from_parquet(files: list[Path]) -> datasets.Dataset:
 
 
 def _from_image_folder(path: Path, split: str) -> datasets.Dataset:
-    places = [f / n for f in (path / split, path) for n in ("metadata.csv", "metadata.jsonl") if (f / n).exists()]
+    folders = (path / split, path) if split == "train" else (path / split,)  # without folders per split, all is "train"
+    places = [f / n for f in folders for n in ("metadata.csv", "metadata.jsonl") if (f / n).exists()]
     if not places:
         raise FileNotFoundError(
             f"{path}: found neither {split}*.parquet nor metadata.csv or metadata.jsonl for the split {split!r}"
         )
     metadata = places[0]
-    reads_csv = metadata.suffix == ".csv"
-    table = pd.read_csv(metadata, dtype=str, keep_default_na=False) if reads_csv else pd.read_json(metadata, lines=True)
+    if metadata.suffix == ".csv":
+        table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
+    else:
+        table = pd.read_json(metadata, lines=True, dtype=False)  # "007" stays a text
     _need_columns(table.columns, ("file_name", "text"), metadata)
     images = [str(metadata.parent / name) for name in table.file_name]
-    return datasets.Dataset.from_dict({"image": images, "text": table.text.tolist()}).cast_column(
+    texts = table.text.astype(object).where(table.text.notna(), None).tolist()  # None: the row is named later
+    return datasets.Dataset.from_dict({"image": images, "text": texts}).cast_column(
         "image", datasets.Image(decode=False)
     )
 
@@ -103,10 +108,14 @@ def _need_columns(columns, needed: tuple[str, str], source: Path) -> None:
 
 def _check_rows(lines: datasets.Dataset, source: Path) -> None:
     """Refuse empty transcripts and files that are no images, before anybody waits for a training to meet them."""
+    if not len(lines):
+        raise DataError(f"{source}: it holds no line")
     for row, line in enumerate(lines):
         text, image = line["text"], line["image"]
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{source}, row {row}: the transcript is empty; write what the image says or drop the row")
+        if not image or not (image["bytes"] or image["path"]):
+            raise DataError(f"{source}, row {row} ({text!r}): it has no image")
         try:
             Image.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]).close()
         except OSError as error:
@@ -131,12 +140,13 @@ class Lines(Dataset):
     def __init__(self, lines, alphabet: Alphabet, squeeze: float = 1.0, strength: float = 0.0, seed: int = 0):
         self.epoch, self.strength, self.seed, self.squeeze, self.alphabet = 0, strength, seed, squeeze, alphabet
         self.texts, self.labels, self.pixels = [], [], []
-        for row, line in enumerate(tqdm(lines, "preparing", leave=False, disable=len(lines) < 1000)):
+        for row in tqdm(range(len(lines)), "preparing", leave=False, disable=len(lines) < 1000):
             try:
+                line = lines[row]
                 self.labels.append(alphabet.encode(line["text"]))
                 self.pixels.append(prepare_pixels(line["image"], squeeze=squeeze))
                 check_fits(self.pixels[-1].shape[1], line["text"], alphabet)
-            except ValueError as error:
+            except (ValueError, OSError) as error:  # datasets decodes the image: a damaged one raises OSError
                 raise DataError(f"row {row}: {error}") from error
             self.texts.append(line["text"])
 
@@ -242,7 +252,8 @@ class BucketSampler(Sampler[list[int]]):
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
-        return -(-len(self.widths) // (self.batch_size * self.processes))
+        lines = len(self.widths)
+        return min(-(-lines // (self.batch_size * self.processes)), lines // self.processes)  # none is empty anywhere
 
     def __iter__(self):
         rng = np.random.default_rng((self.seed, self.epoch))

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 HEIGHT = 128
+BROKEN = (OSError, SyntaxError, ValueError)  # what PIL raises for a broken file
+DAMAGED = "{name}: the image is cut off or damaged ({error}); save or send it again"
 LONGEST = 100  # times the height: no handwritten line comes near it
 
 
@@ -98,6 +100,8 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: this is no image that can be read; save it as PNG, JPEG, WebP or TIFF") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: far too many pixels for one line; scale it down or cut the line out") from error
+    except BROKEN as error:
+        raise ImageError(DAMAGED.format(name=name, error=error)) from error
 
 
 def _grey_of_pil(image: Image.Image, name: str) -> np.ndarray:
@@ -106,14 +110,17 @@ def _grey_of_pil(image: Image.Image, name: str) -> np.ndarray:
     try:
         image = ImageOps.exif_transpose(image)
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for a broken file
-        raise ImageError(f"{name}: the image is cut off or damaged ({error}); save or send it again") from error
+    except BROKEN as error:
+        raise ImageError(DAMAGED.format(name=name, error=error)) from error
     if image.mode.startswith(("I", "F")):
         return _grey_of_array(np.asarray(image), name)
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"), dtype=np.float32)
+    try:
+        if image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("L"), dtype=np.float32)
+    except ValueError as error:
+        raise ImageError(f"{name}: the mode {image.mode} cannot be turned into grey; save it as RGB") from error
 
 
 def _grey_of_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
@@ -158,9 +165,11 @@ def resize(grey: np.ndarray, height: int, squeeze: float = 1.0, name: str = "the
 
 
 def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:
-    """Turn white-on-black round: most of a line is paper, so the median is on the paper's side."""
-    low, high = np.percentile(grey, (1, 99))
-    return 255 - grey if np.median(grey) < (low + high) / 2 else grey
+    """Turn white-on-black round: most of a line is paper, so the median of each piece of it is on the paper's side."""
+    rows, columns = grey.shape
+    pieces = np.array_split(grey, max(1, round(columns / rows)), axis=1)  # a shadow covers some, not all
+    lean = sum(np.median(piece) - np.percentile(piece, (1, 99)).mean() for piece in pieces)
+    return 255 - grey if lean < 0 else grey
 
 
 def flatten_light(grey: np.ndarray) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import os
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -64,6 +66,8 @@ class CRNN(
     @classmethod
     def from_pretrained(cls, source, **options) -> "CRNN":
         """The network saved in a folder, or under a name on the Hugging Face Hub (options: huggingface_hub's own)."""
+        if os.sep in str(source) and not Path(source).is_dir() and str(source).count("/") != 1:
+            raise FileNotFoundError(f"{source}: no such folder of weights, and no name on the Hugging Face Hub")
         with contextlib.redirect_stdout(sys.stderr):  # huggingface_hub prints; stdout is for what was read
             return super().from_pretrained(str(source), **options)
 
@@ -232,15 +236,13 @@ def load_reference_checkpoint(path) -> CRNN:
 
     Raises:
         pickle.UnpicklingError: the file holds anything else than tensors, plain values and that one class.
-        KeyError, AlphabetError, RuntimeError: it is no checkpoint of this network.
+        ValueError, RuntimeError: it is no checkpoint of this network.
     """
     with torch.serialization.safe_globals([(CharacterMapper, "__main__.CharacterMapper")]):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     missing = {"model_state_dict", "char_mapper"} - set(checkpoint)
     if missing:
-        raise KeyError(
-            f"{path}: no {sorted(missing)} in it; the reference's checkpoint has model_state_dict and char_mapper"
-        )
+        raise ValueError(f"{path}: no {sorted(missing)} in it, so it is no checkpoint of the reference")
     labels = checkpoint["char_mapper"].char2idx
     characters = [c for c in sorted(labels, key=labels.get) if labels[c] > 0]
     if [labels[c] for c in characters] != list(range(1, len(characters) + 1)):

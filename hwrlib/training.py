@@ -4,9 +4,8 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 import os
-import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import gather_object, reduce
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -24,48 +23,11 @@ from tqdm.auto import tqdm
 from hwrlib.data import BucketSampler, Lines, collate
 from hwrlib.metrics import cer, wer
 from hwrlib.model import CRNN, best_precision
+from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import Recognizer
+from hwrlib.runs import TrainingError, on_interrupt, write_whole
 
 SAVE_EVERY = 600  # seconds, within an epoch: on a CPU one takes long
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, what is kept, and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a training does.
-
-    epochs, minutes: it ends at whichever comes first. batch_size: lines a batch, of one process. learning_rate: the
-    highest. warmup: steps up to it. cosine: down to zero at the end, instead of halving when validation stalls.
-    weight_decay: AdamW's; 0 is Adam. average: decay of the exponential moving average of the weights, 0 for none.
-    auxiliary: weight of a second CTC head right after the convolutions (Retsinas et al., 2022). strength: of
-    augmentation. patience: epochs without a better CER before it stops. clip: largest norm of the gradient.
-    """
-
-    epochs: int = 100
-    minutes: float | None = None
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    cosine: bool = True
-    weight_decay: float = 1e-2
-    average: float = 0.999
-    auxiliary: float = 0.1
-    strength: float = 1.0
-    patience: int | None = None
-    clip: float = 5.0
-    seed: int = 0
-    precision: str | None = None
-
-
-PRESETS = {
-    "recipe": Settings(),
-    "reference": Settings(
-        epochs=10, batch_size=8, warmup=0, cosine=False, weight_decay=0, average=0, auxiliary=0, strength=0
-    ),
-}
 
 
 class _Trainee(nn.Module):
@@ -118,6 +80,8 @@ class Trainer:
     ):
         self.folder, self.settings, self.on_epoch = Path(folder), settings, on_epoch
         self.lines, self.validation = lines, validation
+        if not len(lines) or not len(validation):
+            raise TrainingError(f"{len(lines)} lines to train on and {len(validation)} to validate on: both need some")
         torch.manual_seed(settings.seed)
         AcceleratorState._reset_state()  # a notebook trains more than once, in more than one precision
         self.precision = settings.precision or best_precision("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,8 +115,8 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "settings.json").write_text(json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n")
         self.stopped = False
-        with _Interrupt(self):
-            while self.progress["epoch"] < self.settings.epochs and not self._over():
+        with on_interrupt(self._stop):
+            while self.progress["epoch"] < self.settings.epochs and (self.progress["batch"] or not self._over()):
                 self._epoch(bar)
                 if self.stopped:
                     self._save()
@@ -160,6 +124,9 @@ class Trainer:
                     break
                 self._close_epoch()
         return self.averaged.eval()
+
+    def _stop(self) -> None:
+        self.stopped = True
 
     def _epoch(self, bar: bool) -> None:
         self.sampler.resume(self.progress["epoch"], self.progress["batch"])
@@ -185,7 +152,10 @@ class Trainer:
         began = time.monotonic() - self.progress["seconds"]
         for batch in shown:
             loss = self._step(batch)
-            self.progress["seconds"] = broadcast(torch.tensor(time.monotonic() - began)).item()
+            # Shared, so that all processes stop after the same step.
+            clock = torch.tensor([time.monotonic() - began, float(self.stopped)], device=self.accelerator.device)
+            self.progress["seconds"], stopped = reduce(clock, "mean").tolist()
+            self.stopped = stopped > 0
             shown.set_postfix(loss=f"{loss:.3f}")
             if self.progress["seconds"] - self.saved > SAVE_EVERY:
                 self._save()
@@ -198,11 +168,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = batch.to(self.accelerator.device)
-        steps = self.model.output_lengths(batch.widths)
+        # The paper up to the batch's width counts as the line's own margin: unpacked, the LSTM runs several times faster.
+        widths = torch.full_like(batch.widths, batch.images.shape[-1])
+        steps = self.model.output_lengths(widths)
         try:
             main, *auxiliary = (
                 self.ctc(log_probs.transpose(0, 1), batch.labels, steps, batch.label_lengths)
-                for log_probs in self.trainee(batch.images, batch.widths)
+                for log_probs in self.trainee(batch.images, widths)
             )
             loss = main + self.settings.auxiliary * sum(auxiliary)
             if not torch.isfinite(loss):
@@ -235,7 +207,7 @@ class Trainer:
         rate = settings.learning_rate * min(1, (self.progress["step"] + 1) / max(1, settings.warmup))
         if not settings.cosine:
             return min(rate, self.plateau.get_last_lr()[0])
-        return rate * 0.5 * (1 + np.cos(np.pi * min(1, self._done())))
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, self._done())))
 
     def _done(self) -> float:
         """The part of the training that is done, 0 to 1, by steps or by minutes, whichever is further."""
@@ -306,6 +278,7 @@ class Trainer:
             "plateau": self.plateau.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "progress": dict(self.progress),
             "history": self.history,
         }
@@ -313,20 +286,8 @@ class Trainer:
         self._write("history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
 
     def _write(self, name: str, write: Callable[[Path], None]) -> None:
-        """Write beside, then put in place: whoever looks, or loses power, finds the old or the new, never a half."""
-        if not self.accelerator.is_main_process:
-            return
-        path, new = self.folder / name, self.folder / f"{name}.new"
-        try:
-            write(new)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-            shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
-            raise TrainingError(
-                f"{path} could not be written ({error}); is the disk full? The last good one is still there."
-            ) from error
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(new, path)
+        if self.accelerator.is_main_process:
+            write_whole(self.folder / name, write)
 
     def _load(self) -> None:
         path = self.folder / "state.pt"
@@ -342,21 +303,6 @@ class Trainer:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
         self.progress, self.history = state["progress"], state["history"]
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C (or Jupyter's stop button) into a stop after the current step; a second one is usual."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-
-    def __enter__(self):
-        self.before = signal.signal(signal.SIGINT, self._stop)
-
-    def _stop(self, *_):
-        self.trainer.stopped = True
-        signal.signal(signal.SIGINT, self.before)
-
-    def __exit__(self, *_):
-        signal.signal(signal.SIGINT, self.before)

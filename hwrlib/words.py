@@ -30,6 +30,8 @@ def cut_words(pixels: np.ndarray, transcript: str) -> list[tuple[np.ndarray, str
     gaps = np.diff(inked)
     widest = np.argsort(gaps)[::-1]
     cuts = len(words) - 1
+    if cuts < 1:
+        return [(pixels, transcript)] if words else []
     if len(gaps) <= cuts or gaps[widest[cuts - 1]] < CLEAR * max(2, gaps[widest[cuts]]):
         return []
     middles = sorted((inked[k] + inked[k + 1]) // 2 for k in widest[:cuts])

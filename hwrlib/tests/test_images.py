@@ -1,0 +1,247 @@
+"""Any image of a line comes out as dark ink on white paper, 128 high; anything else is refused with a reason."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hwrlib.images import ImageError, prepare, prepare_pixels, undo
+
+
+def drawn(height=64, width=640, paper=230, ink=30):
+    """Uprights with a short arm, a "writing" whose ink has a known place: more at the left, none on the right tenth."""
+    line = np.full((height, width), paper, np.uint8)
+    for k, x in enumerate(range(width // 20, width * 9 // 10, width // 32)):
+        line[height // 4 : height * 3 // 4, x : x + max(2, width // 160)] = ink
+        line[height // 2 : height // 2 + 3, x : x + (k % 3 + 1) * width // 160] = ink
+    return line
+
+
+REFERENCE = prepare_pixels(drawn())
+
+
+def same_writing(prepared, reference=REFERENCE, share=0.03):
+    """Whether the ink is where it should be, but for the edges of the strokes."""
+    pixels = undo(prepared) if isinstance(prepared, torch.Tensor) else prepared
+    return pixels.shape == reference.shape and np.mean((pixels < 128) != (reference < 128)) < share
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_the_result_is_a_float_tensor_with_paper_at_one():
+    line = prepare(drawn())
+    assert line.shape == (1, 128, 1280)
+    assert line.dtype == torch.float32
+    assert line.min() == -1
+    assert line.max() == 1
+    assert line.median() == 1
+    assert 0.05 < (line < 0).float().mean() < 0.3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_every_mode_gives_the_same_line(mode):
+    image = Image.fromarray(drawn())
+    if mode in ("PA", "YCbCr", "HSV"):
+        image = image.convert("RGB")
+    assert same_writing(prepare(image.convert(mode, dither=Image.Dither.NONE)))
+
+
+@pytest.mark.parametrize("mode", ["LAB", "La"])
+def test_an_exotic_mode_is_read_or_refused_by_name(mode):
+    try:
+        prepare(Image.new(mode, (200, 40)))
+    except ImageError as error:
+        assert mode in str(error)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits(kind):
+    image = Image.fromarray(drawn().astype(np.uint16) * 257)
+    assert image.mode == "I;16"
+    assert same_writing(prepare(image))
+    assert same_writing(prepare(encoded(image, kind)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_every_usual_file_from_path_and_from_bytes(tmp_path, kind):
+    data = encoded(Image.fromarray(drawn()), kind)
+    path = tmp_path / "line"
+    path.write_bytes(data)
+    for source in (data, bytearray(data), path, str(path)):
+        assert same_writing(prepare(source))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        drawn(),
+        drawn()[:, :, None],
+        np.stack([drawn()] * 3, axis=2),
+        np.dstack([drawn(), np.full_like(drawn(), 255)]),
+        np.dstack([drawn()] * 3 + [np.full_like(drawn(), 255)]),
+        drawn().astype(np.int64),
+        drawn().astype(np.uint16) * 257,
+        drawn().astype(np.float32),
+        drawn().astype(np.float64) / 255,
+        np.stack([drawn() / 255] * 3, axis=2),
+        drawn() > 128,
+        np.asfortranarray(drawn()),
+        drawn()[::-1][::-1],
+    ],
+    ids=lambda a: f"{a.dtype}-{'x'.join(map(str, a.shape))}",
+)
+def test_every_kind_of_array(array):
+    before = array.copy()
+    assert same_writing(prepare(array))
+    assert np.array_equal(array, before)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation):
+    upright = Image.fromarray(drawn())
+    turned = {  # how a camera stores it so that the orientation brings it back
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(turned[orientation]) if orientation in turned else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert same_writing(prepare(encoded(stored, "JPEG", exif=exif, quality=95)))
+
+
+def test_alpha_is_laid_over_white_paper():
+    ink = (255 - drawn()).astype(np.float32)
+    alpha = (ink > 128).astype(np.uint8) * 255
+    black = np.zeros((*alpha.shape, 3), np.uint8)  # what is transparent is black: a naive conversion gives all ink
+    rgba = Image.fromarray(np.dstack([black, alpha]))
+    assert same_writing(prepare(rgba))
+    assert same_writing(prepare(rgba.convert("LA")))
+    palette = Image.fromarray((alpha == 0).astype(np.uint8), mode="P")
+    palette.putpalette([0, 0, 0] * 2)
+    assert same_writing(prepare(encoded(palette, transparency=1)))
+
+
+def test_white_on_black_is_turned_round():
+    assert same_writing(prepare(255 - drawn()))
+    assert same_writing(prepare(255 - drawn(paper=255, ink=0)), prepare_pixels(drawn(paper=255, ink=0)))
+
+
+@pytest.mark.parametrize("negative", [False, True], ids=["dark on light", "light on dark"])
+@pytest.mark.parametrize("dark", [0.35, 0.5, 0.7])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.6, 0.8])
+def test_a_shadow_over_part_of_the_line_vanishes(share, dark, negative):
+    photo = drawn().astype(np.float32)
+    photo[:, : int(share * photo.shape[1])] *= dark
+    assert same_writing(prepare(255 - photo if negative else photo), share=0.05)
+
+
+def test_light_that_falls_off_vanishes():
+    photo = drawn() * np.linspace(1, 0.3, 640)[None] * np.linspace(1, 0.8, 64)[:, None]
+    pixels = prepare_pixels(photo)
+    assert same_writing(pixels, share=0.05)
+    assert np.mean(pixels[REFERENCE == 255] > 240) > 0.97
+
+
+def test_weak_contrast_is_stretched_and_blank_paper_stays_blank():
+    assert same_writing(prepare(drawn(paper=200, ink=150)))
+    noise = np.random.default_rng(0).normal(220, 2, (64, 640))
+    for blank in (noise, np.full((64, 640), 255), np.zeros((64, 640), np.uint8), np.full((64, 640), 128, np.uint8)):
+        assert (prepare_pixels(blank) == 255).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 300), (64, 300), (128, 300), (377, 2260), (1, 50), (1, 1), (3, 3)])
+def test_height_is_128_and_the_proportions_are_kept(height, width):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+    assert prepare(noise).shape == (1, 128, round(width * 128 / height))
+    assert prepare(noise, height=64).shape == (1, 64, round(width * 64 / height))
+    assert prepare(noise, squeeze=2.0).shape == (1, 128, max(8, round(width * 128 / height / 2)))
+
+
+def test_preparing_twice_changes_little():
+    assert same_writing(prepare(REFERENCE), share=0.01)
+
+
+def test_undo_gives_back_the_pixels():
+    line = prepare(drawn())
+    assert np.array_equal(undo(line), REFERENCE)
+    assert np.array_equal(undo(line[0]), REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"", "empty"),
+        (b"no image at all", "no image"),
+        (np.zeros((0, 10)), "no pixels"),
+        (np.zeros((10, 0, 3)), "no pixels"),
+        (Image.new("L", (10, 0)), "no pixels"),
+        (np.zeros(10), "shape"),
+        (np.zeros((4, 10, 5)), "shape"),
+        (np.zeros((2, 2, 10, 3)), "shape"),
+        (np.full((10, 20), np.nan), "not finite"),
+        (np.where(np.arange(200).reshape(10, 20) == 3, np.inf, 1), "not finite"),
+        (np.full((10, 20), -1), "-1 to"),
+        (np.full((10, 20), 70_000), "70000"),
+        (np.full((10, 20), "a"), "holds"),
+        (np.full((10, 20), 1j), "holds"),
+        (np.zeros((10, 1001), np.uint8), "100 times"),
+        (Image.new("L", (5000, 20)), "100 times"),
+        (np.zeros((300, 200), np.uint8), "taller than wide"),
+        (Image.new("RGB", (2480, 3508)), "page"),
+        (None, "NoneType"),
+        (torch.ones(1, 128, 200), "Tensor"),
+        ([[1, 2], [3, 4]], "list"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_line_is_refused_with_the_reason(image, reason):
+    with pytest.raises(ImageError, match=reason):
+        prepare(image)
+
+
+def test_the_file_is_named_and_a_missing_one_is_a_missing_one(tmp_path):
+    for name, data, reason in (("empty.png", b"", "empty"), ("letter.png", b"Dear Sir", "no image")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=rf"{name}.*{reason}"):
+            prepare(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        prepare(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_a_truncated_file_is_refused_wherever_it_was_cut(kind):
+    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 80), np.uint8)), kind)
+    for kept in np.linspace(1, len(data) * 0.9, 25).astype(int):
+        with pytest.raises(ImageError):
+            prepare(data[:kept])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL says what is damaged; the error does as well
+def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise():
+    rng = np.random.default_rng(0)
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"):
+        whole = np.frombuffer(encoded(Image.fromarray(drawn(16, 80)), kind), np.uint8)
+        for _ in range(30):
+            data = whole.copy()
+            data[rng.integers(0, min(len(data), 300), 3)] = rng.integers(0, 256, 3)
+            try:
+                assert prepare(data.tobytes()).shape[1] == 128
+            except ImageError:
+                pass
+
+
+def test_far_too_many_pixels_are_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match="too many pixels"):
+        prepare(encoded(Image.fromarray(drawn())))
