@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import broadcast, gather_object, reduce
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -257,6 +257,8 @@ class Trainer:
         """CER and WER of the averaged network on the validation lines, shared between the processes."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.averaged.to(self.accelerator.device)
+        for buffer in self.averaged.buffers():  # each process has counted its own lines' statistics
+            broadcast(buffer)
         training = self.averaged.training
         readings = Recognizer(self.averaged, self.precision).read_prepared(self.validation.pixels[rank::processes])
         self.averaged.train(training)

@@ -1,6 +1,7 @@
 """Lines from every source, each error with its row; batches that are whole, seeded and shared out."""
 
 import io
+import itertools
 import json
 
 import datasets
@@ -289,7 +290,7 @@ WIDTHS = np.random.default_rng(0).integers(200, 2000, 700)
 
 def test_each_line_comes_once_an_epoch_in_batches_of_like_width():
     batches = list(BucketSampler(WIDTHS, 16))
-    assert sorted(sum(batches, [])) == list(range(700))
+    assert sorted(itertools.chain(*batches)) == list(range(700))
     assert max(map(len, batches)) <= 16
     assert len(batches) == len(BucketSampler(WIDTHS, 16)) == 44
     padded = sum(max(WIDTHS[b]) * len(b) for b in batches) / WIDTHS.sum()
@@ -324,7 +325,7 @@ def test_processes_share_every_line_exactly_once(processes, lines, batch_size):
         for share in shares:
             share.resume(epoch)
         batches = [list(share) for share in shares]
-        assert sorted(sum(sum(batches, []), [])) == list(range(lines))
+        assert sorted(k for share in batches for batch in share for k in batch) == list(range(lines))
         assert {len(b) for b in batches} == {len(shares[0])}  # as many steps each, or one waits for ever
         assert min(len(b) for share in batches for b in share) >= 1
         if batch_size > 1:

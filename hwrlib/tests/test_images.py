@@ -1,5 +1,6 @@
 """Any image of a line comes out as dark ink on white paper, 128 high; anything else is refused with a reason."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -235,10 +236,8 @@ def test_a_damaged_file_is_read_or_refused_but_never_fails_otherwise():
         for _ in range(30):
             data = whole.copy()
             data[rng.integers(0, min(len(data), 300), 3)] = rng.integers(0, 256, 3)
-            try:
+            with contextlib.suppress(ImageError):
                 assert prepare(data.tobytes()).shape[1] == 128
-            except ImageError:
-                pass
 
 
 def test_far_too_many_pixels_are_refused(monkeypatch):

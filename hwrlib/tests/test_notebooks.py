@@ -1,0 +1,96 @@
+"""The chapters as committed: run from top to bottom, whole, light, and linked."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+CHAPTERS = 8
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+ON_COLAB = "https://colab.research.google.com/github/handwriting-notebooks/handwriting-notebooks/blob/main/notebooks/"
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def cells(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.fixture
+def code(cells):
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_chapters_are_numbered_from_one_without_a_gap():
+    assert [path.stem[:3] for path in NOTEBOOKS] == [f"{k:02d}_" for k in range(1, len(NOTEBOOKS) + 1)]
+    assert 4 <= len(NOTEBOOKS) <= CHAPTERS
+
+
+def test_every_code_cell_was_run_once_in_order(code):
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+
+
+def test_no_cell_failed_or_warned(code):
+    for cell in code:
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", source(cell)
+            assert output.get("name") != "stderr", "".join(output["text"])
+
+
+def test_it_is_light(path):
+    assert path.stat().st_size < 400_000
+
+
+def test_it_begins_with_title_and_badge_of_its_own(path, cells):
+    first = source(cells[0])
+    assert cells[0]["cell_type"] == "markdown"
+    assert first.startswith("# ")
+    assert BADGE in first
+    assert f"{ON_COLAB}{path.name})" in first or f'{ON_COLAB}{path.name}"' in first
+
+
+def test_the_second_cell_is_the_same_bootstrap_in_all(cells):
+    assert cells[1]["cell_type"] == "code"
+    assert source(cells[1]) == source(json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))["cells"][1])
+    assert 'os.environ.get("HWR_DATA"' in source(cells[1])
+
+
+def test_it_ends_with_exercises_and_the_next_chapter(path, cells):
+    last = source(cells[-1])
+    assert cells[-1]["cell_type"] == "markdown"
+    assert "exercise" in "\n".join(source(cell) for cell in cells[-2:]).lower()
+    number = int(path.stem[:2])
+    if number < CHAPTERS:
+        assert re.search(rf"\b{number + 1:02d}_\w+\.ipynb\b", last)
+
+
+def test_its_links_lead_to_chapters_that_exist_or_are_planned(cells):
+    names = {path.name for path in NOTEBOOKS}
+    for name in re.findall(r"\b(\d\d_\w+\.ipynb)\b", "\n".join(map(source, cells))):
+        assert name in names or int(name[:2]) > len(names), name
+
+
+def test_charts_are_shown_with_a_text(code):
+    for cell in code[1:]:
+        text = source(cell).rstrip()
+        assert not text.endswith(";"), text
+        for output in cell["outputs"]:
+            if "image/png" in output.get("data", {}):
+                assert "show(" in text, text
+                assert output["metadata"]["image/png"]["alt"], text
+
+
+def test_only_outputs_that_cannot_repeat_go_unchecked(code):
+    for cell in code:
+        assert set(cell["metadata"].get("tags", [])) <= {"NBVAL_IGNORE_OUTPUT"}, source(cell)

@@ -1,0 +1,93 @@
+"""Reading: one line like many, in the order given, from anything that can be prepared."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hwrlib.alphabet import Alphabet
+from hwrlib.images import ImageError, prepare_pixels
+from hwrlib.model import CRNN
+from hwrlib.recognizer import Recognizer
+
+
+def drawn(width, seed):
+    pixels = np.full((32, width), 255, np.uint8)
+    for x in np.random.default_rng(seed).integers(2, width - 4, width // 8):
+        pixels[6:26, x : x + 2] = 0
+    return pixels
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    torch.manual_seed(0)
+    model = CRNN(Alphabet("abc "), squeeze=2.0)
+    with torch.no_grad():
+        model(torch.rand(2, 1, 128, 64) * 2 - 1)
+        model.fc.weight.mul_(20)  # an untrained network that is sure of something
+        model.fc.bias.zero_()
+    return Recognizer(model, "no")
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return [drawn(width, seed) for seed, width in enumerate((40, 61, 33, 57, 60))]
+
+
+def test_one_by_one_reads_as_in_batches_of_any_size(recognizer, lines):
+    alone = [recognizer.read(line) for line in lines]
+    assert any(reading.text for reading in alone)
+    for batch_size in (2, 16):
+        for one, many in zip(alone, recognizer.read_lines(lines, batch_size), strict=True):
+            assert many.text == one.text
+            assert many.log_probability == pytest.approx(one.log_probability, abs=1e-3)
+            assert many.confidence == pytest.approx(one.confidence, abs=1e-3)
+
+
+def test_log_probabilities_of_a_line_do_not_depend_on_its_company(recognizer, lines):
+    pixels = [prepare_pixels(line, squeeze=2.0) for line in lines]
+    together, lengths = recognizer.log_probabilities(pixels)
+    for k, line in enumerate(pixels):
+        alone, length = recognizer.log_probabilities([line])
+        assert length[0] == lengths[k] == line.shape[1] // 4 - 1
+        assert torch.allclose(alone[0, : length[0]], together[k, : length[0]], atol=1e-4)
+
+
+def test_it_prepares_as_its_network_was_trained(recognizer, lines):
+    direct = recognizer.read_prepared([prepare_pixels(line, squeeze=2.0) for line in lines])
+    assert [r.text for r in direct] == [r.text for r in recognizer.read_lines(lines)]
+
+
+def test_readings_come_in_the_order_of_the_images(recognizer, lines):
+    forward, backward = ([r.log_probability for r in recognizer.read_lines(x)] for x in (lines, lines[::-1]))
+    assert len({round(x, 2) for x in forward}) > 1
+    assert backward[::-1] == pytest.approx(forward, abs=1e-3)
+    assert recognizer.read_lines([]) == []
+
+
+def test_it_reads_paths_pil_images_and_arrays(recognizer, lines, tmp_path):
+    Image.fromarray(lines[0]).save(tmp_path / "line.png")
+    texts = {recognizer.read(x).text for x in (lines[0], Image.fromarray(lines[0]), tmp_path / "line.png")}
+    assert len(texts) == 1
+
+
+def test_what_cannot_be_prepared_is_refused(recognizer, lines):
+    with pytest.raises(ImageError, match="page"):
+        recognizer.read_lines([lines[0], np.zeros((300, 200), np.uint8)])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_precisions_give_normal_log_probabilities(recognizer, lines, precision):
+    log_probs, _ = Recognizer(recognizer.model, precision).log_probabilities([prepare_pixels(lines[0])])
+    assert log_probs.dtype == torch.float32
+    assert torch.allclose(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]), atol=1e-3)
+
+
+def test_from_a_folder_and_from_none(recognizer, lines, tmp_path):
+    recognizer.model.save_pretrained(tmp_path)
+    loaded = Recognizer.from_pretrained(tmp_path, "no")
+    assert loaded.model.squeeze == 2.0
+    assert not loaded.model.training
+    assert loaded.read(lines[0]).text == recognizer.read(lines[0]).text
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        Recognizer.from_pretrained(tmp_path / "nowhere")
