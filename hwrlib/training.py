@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hwrlib.aids import WithAuxiliaryHead, follow
 from hwrlib.data import BucketSampler, Lines, collate
 from hwrlib.metrics import cer, wer
 from hwrlib.model import CRNN, best_precision
@@ -27,23 +28,9 @@ from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import Recognizer
 from hwrlib.runs import TrainingError, on_interrupt, write_whole
 
+FIXED = ("batch_size", "seed", "auxiliary", "average", "weight_decay")  # what a run cannot change half-way
+COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
 SAVE_EVERY = 600  # seconds, within an epoch: on a CPU one takes long
-
-
-class _Trainee(nn.Module):
-    """The network, and the auxiliary head that only training sees."""
-
-    def __init__(self, model: CRNN, auxiliary: bool):
-        super().__init__()
-        self.model = model
-        self.head = nn.Conv1d(256, model.alphabet.classes, 3, padding=1) if auxiliary else None
-
-    def forward(self, images, widths):
-        sequence = self.model.features(images, widths)
-        log_probs = [self.model.classify(sequence, widths)]
-        if self.head is not None:
-            log_probs.append(self.head(sequence.transpose(1, 2)).transpose(1, 2).float().log_softmax(-1))
-        return log_probs
 
 
 class Trainer:
@@ -93,7 +80,8 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
         )
-        trainee = _Trainee(model.to(memory_format=torch.channels_last), settings.auxiliary > 0)
+        model.to(memory_format=torch.channels_last)
+        trainee = WithAuxiliaryHead(model, settings.auxiliary > 0)
         optimizer = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         optimizer = optimizer(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
@@ -152,10 +140,12 @@ class Trainer:
         began = time.monotonic() - self.progress["seconds"]
         for batch in shown:
             loss = self._step(batch)
-            # Shared, so that all processes stop after the same step.
-            clock = torch.tensor([time.monotonic() - began, float(self.stopped)], device=self.accelerator.device)
-            self.progress["seconds"], stopped = reduce(clock, "mean").tolist()
-            self.stopped = stopped > 0
+            # Shared, so that all processes count alike and stop after the same step.
+            shared = [time.monotonic() - began, float(self.stopped), loss, len(batch.texts)]
+            shared = reduce(torch.tensor(shared, device=self.accelerator.device), "mean").tolist()
+            self.progress["seconds"], self.stopped, loss = shared[0], shared[1] > 0, shared[2]
+            self.progress["lines"] += round(shared[3] * self.accelerator.num_processes)
+            self.progress["loss"] += loss
             shown.set_postfix(loss=f"{loss:.3f}")
             if self.progress["seconds"] - self.saved > SAVE_EVERY:
                 self._save()
@@ -168,7 +158,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = batch.to(self.accelerator.device)
-        # The paper up to the batch's width counts as the line's own margin: unpacked, the LSTM runs several times faster.
+        # The paper up to the batch's width counts as the line's own margin: the LSTM runs faster where all end alike.
         widths = torch.full_like(batch.widths, batch.images.shape[-1])
         steps = self.model.output_lengths(widths)
         try:
@@ -194,11 +184,10 @@ class Trainer:
         self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._average()
+        if self.averaged is not self.model:
+            follow(self.averaged, self.model, self.progress["step"], self.settings.average)
         self.progress["batch"] += 1
         self.progress["step"] += 1
-        self.progress["lines"] += len(batch.texts) * self.accelerator.num_processes
-        self.progress["loss"] += main.item()
         return main.item()
 
     def _learning_rate(self) -> float:
@@ -218,16 +207,6 @@ class Trainer:
         best = int(np.argmin([row["cer"] for row in self.history])) if self.history else 0
         stalled = self.settings.patience and len(self.history) - 1 - best >= self.settings.patience
         return bool(stalled) or self._done() >= 1
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights towards the current ones; faster at first, when the weights are far from good."""
-        if self.averaged is self.model:
-            return
-        step = self.progress["step"]
-        decay = min(self.settings.average, (1 + step) / (10 + step))
-        for mean, value in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
-            mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
 
     def _close_epoch(self) -> None:
         """Validate, note, keep the best and the last."""
@@ -274,6 +253,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         state = {
             "alphabet": self.model.alphabet.characters,
+            "settings": dataclasses.asdict(self.settings),
             "trainee": unwrapped.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -285,7 +265,7 @@ class Trainer:
             "history": self.history,
         }
         self._write("state.pt", lambda path: torch.save(state, path))
-        self._write("history.csv", lambda path: pd.DataFrame(self.history).to_csv(path, index=False))
+        self._write("history.csv", lambda path: pd.DataFrame(self.history, columns=COLUMNS).to_csv(path, index=False))
 
     def _write(self, name: str, write: Callable[[Path], None]) -> None:
         if self.accelerator.is_main_process:
@@ -298,6 +278,9 @@ class Trainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["alphabet"] != self.model.alphabet.characters:
             raise TrainingError(f"{path} is of another alphabet ({state['alphabet']!r}) than this network's")
+        changed = [n for n in FIXED if state["settings"][n] != getattr(self.settings, n)]
+        if changed:
+            raise TrainingError(f"{path} was made with another {' and '.join(changed)}: resume it with the same")
         self.accelerator.unwrap_model(self.trainee).load_state_dict(state["trainee"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
