@@ -1,9 +1,9 @@
 """The network: convolutions see strokes, a BiLSTM reads them in both directions, CTC needs no alignment (chapter 3)."""
 
 import contextlib
+import io
 import itertools
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class CRNN(
         """The network saved in a folder, or under a name on the Hugging Face Hub (options: huggingface_hub's own)."""
         if os.sep in str(source) and not Path(source).is_dir() and str(source).count("/") != 1:
             raise FileNotFoundError(f"{source}: no such folder of weights, and no name on the Hugging Face Hub")
-        with contextlib.redirect_stdout(sys.stderr):  # huggingface_hub prints; stdout is for what was read
+        with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints; stdout is for what was read
             return super().from_pretrained(str(source), **options)
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor | None = None) -> torch.Tensor:
