@@ -170,9 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--report", type=Path, metavar="FILE", help="write counts, rates and confusions (JSON, no text)")
     three.add_argument("--predictions", type=Path, metavar="FILE", help="write each line's reading (.csv or .parquet)")
 
-    for command in (one, three):
+    for command, decoder in ((one, "language"), (three, "greedy")):
         command.add_argument("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
-        command.add_argument("--decoder", choices=DECODERS, default="greedy")
+        command.add_argument("--decoder", choices=DECODERS, default=decoder, help="default: %(default)s")
         command.add_argument("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast here")
     return parser
 

@@ -112,7 +112,7 @@ class Fusion:
     Shallow fusion: Hannun et al., 2014. Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
     """
 
-    def __init__(self, alphabet, language=None, alpha=0.5, beta=0.5, words=None):
+    def __init__(self, alphabet, language=None, alpha=0.6, beta=1.5, words=None):
         self.language, self.alpha, self.beta = language, alpha, beta
         self._words = frozenset(unicodedata.normalize("NFC", word).lower() for word in words or ())
         self._classes, self._space = alphabet.classes, alphabet.characters.find(" ") + 1

@@ -93,4 +93,4 @@ def test_charts_are_shown_with_a_text(code):
 
 def test_only_outputs_that_cannot_repeat_go_unchecked(code):
     for cell in code:
-        assert set(cell["metadata"].get("tags", [])) <= {"NBVAL_IGNORE_OUTPUT"}, source(cell)
+        assert set(cell["metadata"].get("tags", [])) <= {"nbval-ignore-output"}, source(cell)
