@@ -62,7 +62,8 @@ class Recognizer:
             chosen = order[start : start + batch_size]
             log_probs, lengths = self.log_probabilities([pixels[k] for k in chosen])
             for k, reading in zip(chosen, self.decoder(log_probs, lengths, self.model.alphabet), strict=True):
-                readings[k] = reading
+                blank = pixels[k].min() == 255  # paper without ink, which no training line shows: it says nothing
+                readings[k] = Reading("", 0.0, 1.0, ()) if blank else reading
         return readings
 
     @torch.inference_mode()
@@ -71,4 +72,5 @@ class Recognizer:
         batch = collate([(p, [], "") for p in pixels], multiple=64).to(self.device)
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
             log_probs = self.model(batch.images, batch.widths)
-        return log_probs.cpu(), self.model.output_lengths(batch.widths)
+        lengths = self.model.output_lengths(batch.widths)
+        return log_probs[:, : lengths.max()].cpu(), lengths
