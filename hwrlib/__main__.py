@@ -10,6 +10,7 @@ from pathlib import Path
 from hwrlib.alphabet import IAM
 from hwrlib.data import DataError, Lines, load_lines, load_strokes
 from hwrlib.decode import greedy, prefix_beam
+from hwrlib.images import ImageError
 from hwrlib.language import Language
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN
@@ -36,22 +37,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(options) -> int:
-    """Print the text of images; go on after one that cannot be read, and say so at the end."""
+    """Print the text of lines and pages, line by line; go on after one that cannot be read, and say so at the end."""
     recognizer = _recognizer(options)
     if not options.images:
         print("No image given: this is line 1 of the embedded sample (synthetic).", file=sys.stderr)
     failed = 0
     for name, image in _images(options.images):
         try:
-            reading = recognizer.read(image)
+            readings = recognizer.read_page(image)
+            if not readings:
+                raise ImageError(f"{name}: no writing found on it; give a sharp photo or scan of dark writing on paper")
         except (ValueError, OSError) as error:
             failed += 1
             print(f"hwrlib: {error}", file=sys.stderr)
             continue
-        if options.json:
-            print(json.dumps({"image": name, **dataclasses.asdict(reading)}))
-        else:
-            print(reading.text if len(options.images) < 2 else f"{name}\t{reading.text}")
+        for reading in readings:
+            if options.json:
+                print(json.dumps({"image": name, **dataclasses.asdict(reading)}))
+            else:
+                print(reading.text if len(options.images) < 2 else f"{name}\t{reading.text}")
     return int(failed > 0)
 
 
@@ -147,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    one = add(read, "Read images of handwritten lines and print their text.")
+    one = add(read, "Read images of handwritten lines or pages and print their text, line by line.")
     one.add_argument("images", nargs="*", metavar="IMAGE", help='files, folders, or "-" for standard input')
     one.add_argument("--json", action="store_true", help="one JSON object a line: text, confidence, characters, times")
 

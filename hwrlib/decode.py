@@ -39,7 +39,8 @@ class Reading:
     text: what was read. log_probability: natural log, of the best path for `greedy`, of the text (the sum over paths
     followed) for `prefix_beam`; a language model has no share in it. confidence: the share of characters expected to be
     right, 0 to 1, calibrated on validation lines. characters: a `Character` for each of the text. alternatives: (text,
-    log-probability) of the next best, as the decoder ranks them.
+    log-probability) of the next best, as the decoder ranks them. box: (x, y, width, height) in pixels, of a line on a
+    page.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Reading:
     confidence: float
     characters: tuple
     alternatives: tuple = ()
+    box: tuple[int, int, int, int] | None = None
 
 
 def checked(log_probs, lengths, alphabet):

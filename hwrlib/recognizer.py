@@ -1,5 +1,6 @@
-"""Read handwriting with a trained network: one line or many, on whatever machine this is (chapter 7)."""
+"""Read handwriting with a trained network: a line, many, or a page, on whatever machine this is (chapter 7)."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from hwrlib.images import prepare_pixels
 from hwrlib.model import CRNN, best_precision
 
 WEIGHTS = Path(__file__).parent / "weights"
+MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
+LINE = 5  # times as wide as high: what reaches that is a line, all else is taken for a page
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Recognizer:
-    """Reads images of handwritten lines.
+    """Reads images of handwritten lines and pages.
 
     Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
 
@@ -45,9 +48,29 @@ class Recognizer:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(CRNN.from_pretrained(source).to(device), precision, decoder)
 
+    def __repr__(self) -> str:
+        device = f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
+        return f"Recognizer({device}, precision {self.precision!r}, {len(self.model.alphabet.characters)} characters)"
+
     def read(self, image) -> Reading:
         """Read the image of one line: anything that :func:`hwrlib.prepare` takes, which also says what it raises."""
         return self.read_lines([image])[0]
+
+    def read_page(self, page) -> list[Reading]:
+        """Read the lines of a page or photo from top to bottom; each reading's ``box`` says where on it the line is.
+
+        Whatever is at least five times as wide as high is one line. A page without writing gives an empty list.
+        Raises what :func:`hwrlib.segment.find_lines` raises.
+        """
+        from hwrlib.segment import find_lines, load_page
+
+        page = load_page(page)
+        height, width = page.shape
+        if width >= LINE * height:
+            return [dataclasses.replace(self.read(page), box=(0, 0, width, height))]
+        lines = find_lines(page)
+        readings = self.read_lines([line.image for line in lines])
+        return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
 
     def read_lines(self, images, batch_size: int = 16, progress: bool = False) -> list[Reading]:
         """Read many lines, in batches of like width; the readings come in the order of the images."""
@@ -56,19 +79,22 @@ class Recognizer:
 
     def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 16, progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each."""
-        readings: list[Reading | None] = [None] * len(pixels)
-        order = np.argsort([p.shape[1] for p in pixels], kind="stable")
+        readings = [Reading("", 0.0, 1.0, ())] * len(
+            pixels
+        )  # paper without ink, which no training line shows, says nothing
+        written = [k for k, line in enumerate(pixels) if line.min() < 255]
+        order = sorted(written, key=lambda k: pixels[k].shape[1])
         for start in tqdm(range(0, len(order), batch_size), "reading", disable=not progress, leave=False):
             chosen = order[start : start + batch_size]
             log_probs, lengths = self.log_probabilities([pixels[k] for k in chosen])
             for k, reading in zip(chosen, self.decoder(log_probs, lengths, self.model.alphabet), strict=True):
-                blank = pixels[k].min() == 255  # paper without ink, which no training line shows: it says nothing
-                readings[k] = Reading("", 0.0, 1.0, ()) if blank else reading
+                readings[k] = reading
         return readings
 
     @torch.inference_mode()
     def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (N, T, classes) of prepared lines and the time steps (N,) of each, for a decoder."""
+        pixels = [np.pad(p, ((0, 0), (0, MARGIN)), constant_values=255) for p in pixels]
         batch = collate([(p, [], "") for p in pixels], multiple=64).to(self.device)
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
             log_probs = self.model(batch.images, batch.widths)

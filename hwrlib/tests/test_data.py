@@ -263,6 +263,18 @@ def test_pen_strokes_become_lines(tmp_path):
     assert Lines(rendered, REFERENCE).widths[0] > 128
 
 
+def test_pen_strokes_of_held_out_texts_stay_out_and_a_single_letter_is_a_line(tmp_path):
+    bar = [[5.0, 0.0, 5.0, 50.0]]
+    ids = {"c04-110z-01": "a", "c04-110-01": "b", "a01-000z-01": "c"}
+    features = datasets.Features(
+        strokes=[[datasets.Value("float32")]], text=datasets.Value("string"), line_id=datasets.Value("string")
+    )
+    rows = [{"line_id": line_id, "strokes": bar, "text": text} for line_id, text in ids.items()]
+    rendered = data.load_strokes(parquet(tmp_path / "s.parquet", rows, features), REFERENCE)
+    assert rendered["text"][:] == ["b", "c"]
+    assert Lines(rendered, REFERENCE).widths.tolist() == [128, 128]
+
+
 # Batches
 
 
