@@ -1,6 +1,7 @@
 """From any image of one line to what the network sees: 128 px high, dark ink on white paper (chapter 2)."""
 
 import io
+import re
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,14 @@ HEIGHT = 128
 BROKEN = (OSError, SyntaxError, ValueError)  # what PIL raises for a broken file
 DAMAGED = "{name}: the image is cut off or damaged ({error}); save or send it again"
 LONGEST = 100  # times the height: no handwritten line comes near it
+MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
+FOREIGN = {  # first bytes of what people send and PIL does not read: how to make an image of it
+    rb"%PDF": "a PDF: save the page as PNG or JPEG",
+    rb"(\xef\xbb\xbf)?\s*(?=<[?!s]).*?<svg": "an SVG drawing: export it as PNG",
+    rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC photo: export it as JPEG (iPhone: Settings > Camera > Formats > "
+    "Most Compatible)",
+    rb".{4}ftypavi": "an AVIF image, which this Pillow does not read: save it as PNG or JPEG",
+}
 
 
 class ImageError(ValueError):
@@ -78,6 +87,17 @@ def name_of(image) -> str:
 
 def load_grey(image) -> np.ndarray:
     """Grey levels (H, W), float32 from 0 (black) to 255 (white), of whatever ``prepare`` takes."""
+    return _load(image).astype(np.float32, copy=False)
+
+
+def load_page(image) -> np.ndarray:
+    """The same in a quarter of the memory, for whole pages: uint8 (H, W). A uint8 array (H, W) comes back itself."""
+    grey = _load(image)
+    return grey if grey.dtype == np.uint8 else grey.round().astype(np.uint8)
+
+
+def _load(image) -> np.ndarray:
+    """Grey levels 0 to 255 (H, W): uint8 where the image has 8 bits, else float32."""
     if isinstance(image, np.ndarray):
         return _grey_of_array(image)
     if isinstance(image, str | Path):
@@ -95,18 +115,30 @@ def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the file is empty; save the image again")
     try:
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
+        for start, what in FOREIGN.items():
+            if re.match(start, data[:4096], re.DOTALL | re.IGNORECASE):
+                raise ImageError(f"{name}: this is {what}") from error
         raise ImageError(f"{name}: this is no image that can be read; save it as PNG, JPEG, WebP or TIFF") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: far too many pixels for one line; scale it down or cut the line out") from error
+        raise ImageError(f"{name}: far too many pixels ({error}); scale it down") from error
     except BROKEN as error:
         raise ImageError(DAMAGED.format(name=name, error=error)) from error
+    if image.format in ("JPEG", "MPO"):
+        image.draft("L", image.size)  # decodes the grey alone, in a third of the memory
+    return image
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels: {width} x {height}")
+    if width * height > MOST_PIXELS:
+        raise ImageError(f"{name} has far too many pixels: {width} x {height}; scale it down to 100 megapixels or less")
 
 
 def _grey_of_pil(image: Image.Image, name: str) -> np.ndarray:
-    if 0 in image.size:
-        raise ImageError(f"{name} has no pixels: {image.width} x {image.height}")
+    _check_size(*image.size, name)  # known from the header, before anything is decoded
     try:
         image = ImageOps.exif_transpose(image)
         image.load()
@@ -118,7 +150,7 @@ def _grey_of_pil(image: Image.Image, name: str) -> np.ndarray:
         if image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("L"), dtype=np.float32)
+        return np.asarray(image.convert("L"))
     except ValueError as error:
         raise ImageError(f"{name}: the mode {image.mode} cannot be turned into grey; save it as RGB") from error
 
@@ -130,8 +162,17 @@ def _grey_of_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
         raise ImageError(f"{name} has shape {array.shape}; an image has (height, width) or (height, width, channels)")
     if array.size == 0:
         raise ImageError(f"{name} has no pixels: shape {array.shape}")
+    _check_size(array.shape[1], array.shape[0], name)
     if array.dtype.kind not in "buif":
         raise ImageError(f"{name} holds {array.dtype}; an image holds integers or floats")
+    values = array if array.dtype == np.uint8 else _to_byte_range(array, name)
+    if values.ndim == 2:
+        return values
+    return _grey_of_pil(Image.fromarray(values.round().astype(np.uint8)), name)
+
+
+def _to_byte_range(array: np.ndarray, name: str) -> np.ndarray:
+    """float32 from 0 to 255 of any integers or floats, judged by their kind and greatest value."""
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
         raise ImageError(f"{name} has {np.count_nonzero(~np.isfinite(values))} values that are not finite (NaN or inf)")
@@ -142,9 +183,7 @@ def _grey_of_array(array: np.ndarray, name: str = "the array") -> np.ndarray:
         values *= 255
     elif top > 255:
         values /= 257  # 16 bits
-    if values.ndim == 2:
-        return values
-    return _grey_of_pil(Image.fromarray(values.round().astype(np.uint8)), name)
+    return values
 
 
 def resize(grey: np.ndarray, height: int, squeeze: float = 1.0, name: str = "the image") -> np.ndarray:

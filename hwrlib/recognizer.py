@@ -10,8 +10,9 @@ from tqdm.auto import tqdm
 
 from hwrlib.data import collate
 from hwrlib.decode import Reading, greedy
-from hwrlib.images import prepare_pixels
+from hwrlib.images import load_page, prepare_pixels
 from hwrlib.model import CRNN, best_precision
+from hwrlib.segment import find_lines
 
 WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
@@ -62,8 +63,6 @@ class Recognizer:
         Whatever is at least five times as wide as high is one line. A page without writing gives an empty list.
         Raises what :func:`hwrlib.segment.find_lines` raises.
         """
-        from hwrlib.segment import find_lines, load_page
-
         page = load_page(page)
         height, width = page.shape
         if width >= LINE * height:

@@ -3,12 +3,13 @@
 import contextlib
 import io
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hwrlib.images import ImageError, prepare, prepare_pixels, undo
+from hwrlib.images import ImageError, load_grey, load_page, prepare, prepare_pixels, undo
 
 
 def drawn(height=64, width=640, paper=230, ink=30):
@@ -244,3 +245,44 @@ def test_far_too_many_pixels_are_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match="too many pixels"):
         prepare(encoded(Image.fromarray(drawn())))
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"%PDF-1.7\n%abc", "PDF: save the page as PNG"),
+        (b"\x00\x00\x00\x24ftypheic\x00\x00\x00\x00mif1", "HEIC.*Most Compatible"),
+        (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00", "HEIC"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- drawn -->\n<!DOCTYPE svg>\n<SVG width='3'>", "SVG"),
+        (b"<html><body>no drawing</body></html>", "no image"),
+        (b"<" * 5000, "no image"),
+    ],
+)
+def test_what_people_send_instead_of_an_image_is_called_by_its_name(start, reason):
+    with pytest.raises(ImageError, match=reason):
+        prepare(start)
+
+
+def test_an_avif_image_is_read_or_called_by_its_name():
+    try:
+        prepare(b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf")
+    except ImageError as error:
+        assert "AVIF" in str(error) or "damaged" in str(error)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_page_is_the_same_grey_in_bytes(mode):
+    image = (
+        Image.fromarray(drawn().astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(drawn()).convert(mode)
+    )
+    page = load_page(image)
+    assert page.dtype == np.uint8
+    assert np.abs(page - load_grey(image)).max() <= 0.5
+
+
+def test_a_colour_jpeg_is_decoded_to_the_same_grey():
+    colours = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+    data = encoded(Image.fromarray(cv2.GaussianBlur(colours, (0, 0), 3)), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.abs(load_grey(data) - np.asarray(image.convert("L"), np.float32)).max() <= 3

@@ -5,9 +5,12 @@ import json
 import sys
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from hwrlib.__main__ import main
 from hwrlib.data import load_lines
@@ -61,6 +64,21 @@ def test_json_has_confidence_and_the_frames_of_each_character(weights, images, c
     assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
     assert 0 <= reading["confidence"] <= 1
     assert all(c["begin"] < c["end"] for c in reading["characters"])
+
+
+def test_read_prints_the_lines_of_a_page(weights, tmp_path, capsys):
+    path, blank = tmp_path / "page.png", tmp_path / "blank.png"
+    page = np.full((300, 500), 230, np.uint8)
+    Image.fromarray(page).save(blank)
+    for y in (80, 200):
+        cv2.putText(page, "two lines", (60, y), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
+    Image.fromarray(page).save(path)
+    assert main(["read", str(path), "--weights", weights, "--json"]) == 0
+    boxes = [json.loads(row)["box"] for row in capsys.readouterr().out.splitlines()]
+    assert len(boxes) == 2
+    assert boxes[0][1] < boxes[1][1]
+    assert main(["read", str(blank), "--weights", weights]) == 1
+    assert f"{blank}: no writing" in capsys.readouterr().err
 
 
 def test_read_goes_on_after_an_image_that_cannot_be_read(weights, images, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Reading: one line like many, in the order given, from anything that can be prepared."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -91,3 +92,42 @@ def test_from_a_folder_and_from_none(recognizer, lines, tmp_path):
     assert loaded.read(lines[0]).text == recognizer.read(lines[0]).text
     with pytest.raises((ValueError, OSError), match="nowhere"):
         Recognizer.from_pretrained(tmp_path / "nowhere")
+
+
+def page(*rows):
+    paper = np.full((300, 500), 230, np.uint8)
+    for y in rows:
+        cv2.putText(paper, "two lines", (60, y), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
+    return paper
+
+
+def test_a_page_is_read_from_top_to_bottom_with_boxes(recognizer):
+    readings = recognizer.read_page(page(80, 200))
+    tops = [reading.box[1] for reading in readings]
+    assert len(tops) == 2
+    assert 30 < tops[0] < 80 < 150 < tops[1] < 200
+    alone = recognizer.read_page(page(200))
+    assert alone[0].text == readings[1].text
+    assert alone[0].box == readings[1].box
+
+
+def test_a_page_without_writing_has_no_lines(recognizer):
+    assert recognizer.read_page(page()) == []
+    assert recognizer.read_page(np.full((1, 1), 255, np.uint8)) == []
+
+
+def test_what_is_five_times_as_wide_as_high_is_one_line(recognizer, lines):
+    line = np.pad(lines[1], ((0, 0), (0, 5 * 32 - lines[1].shape[1])), constant_values=255)
+    (reading,) = recognizer.read_page(line)
+    assert reading.box == (0, 0, 160, 32)
+    assert reading.text == recognizer.read(line).text
+
+
+def test_a_tall_letter_on_a_page_is_read(recognizer):
+    paper = page(80)
+    cv2.putText(paper, "f", (60, 180), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
+    assert len(recognizer.read_page(paper)) == 2
+
+
+def test_it_says_on_what_and_how_precisely_it_computes(recognizer):
+    assert repr(recognizer) == f"Recognizer(cpu, {torch.get_num_threads()} threads, precision 'no', 4 characters)"

@@ -1,0 +1,167 @@
+"""From the picture of a page to its ink alone, made level: what the lines are sought in (chapter 7).
+
+The page is looked at on a reduced scale. A closing finds the paper's brightness, so that uneven light is divided out;
+Otsu's threshold (1979) parts ink from paper; the angle of the sharpest row profile makes the page level (Postl,
+1986); long thin runs are rulings and go, but for the strokes that cross them.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+AREA = 1_500_000  # pixels looked at: a page of 40 lines still has 35 rows a line
+FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
+PAPER = 41  # px of the reduced scale: wider than any stroke
+SHEET = 6  # the sheet's border is sought on a picture so many times smaller again
+SKEWS = np.arange(-8, 8.01, 0.5)  # degrees
+DENSEST = 0.3  # the share of ink beyond which a picture is no page of writing
+SQUARE = np.ones((3, 3), np.uint8)
+
+
+class Level(NamedTuple):
+    """The page's ink made level, on the reduced scale, and how that lies on the page."""
+
+    ink: np.ndarray  # bool (H, W)
+    hidden: np.ndarray  # uint8 (H, W): 1 where ink, rules or a desk are
+    stroke: float  # the pen's width in pixels
+    page: np.ndarray  # uint8, full size, dark on light
+    paper: np.ndarray  # uint8: the brightness of its paper, on the reduced scale, not turned
+    scale: float
+    back: np.ndarray  # (2, 3): from places in `ink` to places in `paper`
+
+
+def level_ink(page) -> Level | None:
+    """The ink of a page (uint8, (H, W)); None where no writing can be."""
+    scale = min(1.0, (AREA / page.size) ** 0.5)
+    if min(page.shape) * scale < 8:
+        return None
+    small = page if scale == 1 else cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if is_negative(small):
+        page, small = 255 - page, 255 - small
+    contrast, paper, sheet = contrast_to_paper(small)
+    faint, strong = thresholds(contrast)
+    if not 0 < (contrast > strong).mean() < DENSEST:
+        return None
+    turn, size = turning(contrast.shape, find_skew(contrast > strong))
+    contrast, sheet = (cv2.warpAffine(picture, turn, size) for picture in (contrast, sheet))
+    ink = contrast > strong
+    stroke = stroke_width(ink)
+    rules = find_rules((contrast > faint).astype(np.uint8), stroke)
+    ink &= ~rules
+    hidden = (ink | rules | (sheet == 0)).astype(np.uint8)
+    return Level(ink, hidden, stroke, page, paper, scale, cv2.invertAffineTransform(turn)) if ink.any() else None
+
+
+def is_negative(grey) -> bool:
+    """Whether the writing is white on black: of what stands out from its surroundings, ink is the smaller part."""
+    half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    around = np.ones((PAPER // 2, PAPER // 2), np.uint8)
+    dark, light = (cv2.morphologyEx(half, hat, around) > 2 * FAINT for hat in (cv2.MORPH_BLACKHAT, cv2.MORPH_TOPHAT))
+    return 0 < np.count_nonzero(light) < np.count_nonzero(dark)
+
+
+def contrast_to_paper(grey):
+    """How much darker than its paper each pixel is (255 = black), the paper's own brightness, and the sheet's mask."""
+    smooth = cv2.medianBlur(grey, 3)
+    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
+    depth = cv2.subtract(paper, smooth)
+    contrast = cv2.divide(depth, paper, scale=255)
+    sheet = find_sheet(paper)
+    contrast[(depth < FAINT) | (sheet == 0)] = 0
+    if not sheet.all():
+        paper[sheet == 0] = np.median(paper[sheet > 0])
+    return contrast, paper, sheet
+
+
+def find_sheet(paper):
+    """255 on the sheet, 0 on a dark desk around it: what reaches the picture's border and is sharply darker."""
+    small = cv2.resize(paper, None, fx=1 / SHEET, fy=1 / SHEET, interpolation=cv2.INTER_AREA)
+    small = np.maximum(cv2.medianBlur(small, 5), 1)
+    edge = cv2.dilate(small, SQUARE) > 1.5 * cv2.erode(small, SQUARE)
+    count, regions, stats, _ = cv2.connectedComponentsWithStats((~edge).astype(np.uint8), connectivity=4)
+    beside = cv2.dilate(edge.astype(np.uint8), SQUARE) > 0
+    fall = cv2.dilate(small, np.ones((9, 9), np.uint8)) / small
+    frame = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
+    desk = [r for r in set(frame.tolist()) - {0} if is_darker(fall[beside & (regions == r)])]
+    bright = [r for r in range(1, count) if r not in desk and stats[r, cv2.CC_STAT_AREA] > 0.03 * small.size]
+    sheet = np.full(small.shape, 255, np.uint8)
+    if desk and bright:
+        points = cv2.findNonZero(np.isin(regions, bright).astype(np.uint8))
+        sheet = cv2.fillConvexPoly(np.zeros_like(sheet), cv2.convexHull(points), 255)
+    return cv2.resize(sheet, paper.shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def is_darker(falls) -> bool:
+    """Whether most of a region's edge is a sharp fall: shadows are softer or brighter than a dark desk."""
+    return falls.size > 0 and np.median(falls) > 2.2
+
+
+def thresholds(contrast):
+    """The contrast above the paper's noise, and Otsu's between ink and what is fainter; 255 where nothing is dark."""
+    dark = contrast[contrast > 0]
+    noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
+    faint = max(20.0, 4 * noise)
+    seen = dark[dark > faint]
+    if seen.size == 0:
+        return faint, 255
+    return faint, cv2.threshold(seen.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0]
+
+
+def find_skew(ink) -> float:
+    """The angle in degrees at which the row profile of the ink is sharpest; level where it matters little."""
+    ys, xs = np.nonzero(ink)
+    step = max(1, len(xs) // 20_000)
+    xs, ys = xs[::step] - ink.shape[1] / 2, ys[::step]
+
+    def sharpness(angle):
+        rows = (ys - xs * np.tan(np.radians(angle)) + ink.shape[1]) / 2
+        profile = np.bincount(rows.astype(int)).astype(float)
+        return (np.diff(profile) ** 2).sum() * (1 - 0.02 * abs(angle))
+
+    best = max(SKEWS, key=sharpness)
+    return float(max(best + np.arange(-0.4, 0.41, 0.1), key=sharpness))
+
+
+def turning(shape, angle):
+    """The matrix that turns a picture by an angle, and the (width, height) that holds all of it."""
+    rows, columns = shape
+    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle, 1)
+    cos, sin = abs(turn[0, 0]), abs(turn[0, 1])
+    size = int(np.ceil(columns * cos + rows * sin)), int(np.ceil(columns * sin + rows * cos))
+    turn[:, 2] += (size[0] - columns) / 2, (size[1] - rows) / 2
+    return turn, size
+
+
+def stroke_width(ink) -> float:
+    """Twice the area over the outline: the pen's width in pixels."""
+    ink = ink.astype(np.uint8)
+    return 2 * int(ink.sum()) / max(1, int(ink.sum()) - int(cv2.erode(ink, SQUARE).sum()))
+
+
+def find_rules(marks, stroke):
+    """The mask of printed rules, across and down, without the strokes that cross them."""
+    across, bars = long_runs(marks, stroke)
+    down, posts = (runs.T for runs in long_runs(np.ascontiguousarray(marks.T), stroke))
+    rules = (bars | posts) > 0
+    for run, other, axis in ((across, down, 0), (down, across, 1)):
+        starts = np.count_nonzero(np.diff(run, axis=axis) == 1)
+        if starts:
+            beyond = round(int(run.sum()) / starts) + 3  # px: longer than a rule is thick
+            shape = (beyond, 1) if axis == 0 else (1, beyond)
+            crossing = cv2.morphologyEx(marks & (1 - other), cv2.MORPH_OPEN, np.ones(shape, np.uint8))
+            rules |= (run & (1 - crossing)) > 0
+    return rules
+
+
+def long_runs(marks, stroke):
+    """Thin marks across a good part of the page, leaning by two pixels in forty at most; the thickest by themselves."""
+    length = int(max(40, 12 * stroke))
+    run = cv2.morphologyEx(cv2.dilate(marks, SQUARE[:, :1]), cv2.MORPH_OPEN, np.ones((1, length), np.uint8))
+    run = cv2.morphologyEx(run, cv2.MORPH_CLOSE, np.ones((1, length), np.uint8))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(run)
+    width, area = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_AREA]
+    keep = (width > max(0.3 * marks.shape[1], 40 * stroke)) & (area < 12 * stroke * width)
+    keep[0] = False
+    thick = keep & (area / width > 1.5 * np.median((area / width)[keep])) if keep.any() else keep
+    return [chosen[labels].astype(np.uint8) & marks for chosen in (keep & ~thick, thick)]
