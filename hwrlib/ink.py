@@ -55,6 +55,8 @@ def level_ink(page) -> Level | None:
 
 def is_negative(grey) -> bool:
     """Whether the writing is white on black: of what stands out from its surroundings, ink is the smaller part."""
+    if np.median(grey) > np.percentile(grey, (1, 99)).mean():  # most of the picture is light: that is paper
+        return False
     half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     around = np.ones((PAPER // 2, PAPER // 2), np.uint8)
     dark, light = (cv2.morphologyEx(half, hat, around) > 2 * FAINT for hat in (cv2.MORPH_BLACKHAT, cv2.MORPH_TOPHAT))

@@ -24,7 +24,7 @@ class CRNN(
     nn.Module,
     PyTorchModelHubMixin,
     coders={Alphabet: (lambda alphabet: alphabet.characters, Alphabet)},
-    license="mit",
+    license="other", license_name="iam-non-commercial-research",
     tags=["handwriting-recognition", "image-to-text", "ctc"],
 ):
     """Convolutional recurrent network for lines of handwriting, read by CTC.
