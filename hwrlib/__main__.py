@@ -14,6 +14,7 @@ from hwrlib.images import ImageError
 from hwrlib.language import Language
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN
+from hwrlib.personal import mix, training_lines
 from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import WEIGHTS, Recognizer
 from hwrlib.training import Trainer
@@ -62,7 +63,7 @@ def read(options) -> int:
 def train(options) -> None:
     """Train a network; the folder then holds its weights and history."""
     if Path(options.data).is_file():
-        raise DataError(f"{options.data} is one file: training needs a folder with lines for train and for validation")
+        raise DataError(f"{options.data} is one file: training needs a folder of lines")
     settings = dataclasses.replace(PRESETS[options.preset], **dict(options.set))
     start = CRNN.from_pretrained(options.init) if options.init else None
     squeeze = options.squeeze or (start.squeeze if start else 1.0)
@@ -70,15 +71,19 @@ def train(options) -> None:
     if start:
         model.load_state_dict(start.state_dict())
     prepare = functools.partial(Lines, alphabet=model.alphabet, squeeze=squeeze)
-    lines = prepare(load_lines("train", options.data), strength=settings.strength, seed=settings.seed)
+    rows, held_out = training_lines(options.data)
+    print(f"{len(rows)} lines to train on, {len(held_out)} held out to validate", file=sys.stderr)
+    lines = prepare(rows, strength=settings.strength, seed=settings.seed)
     if options.strokes:
         lines.extend(prepare(load_strokes(options.strokes, model.alphabet, settings.seed)))
-    validation = prepare(load_lines("validation", options.data))
+    validation = prepare(held_out)
 
     def show(history):
         print(history.tail(1).to_string(index=False, header=len(history) == 1), flush=True)
 
     trained = lines.words() if options.words else lines
+    if options.replay or options.preset == "personal":
+        trained = mix(trained, load_lines("train", options.replay) if options.replay else None, seed=settings.seed)
     Trainer(model, trained, validation, options.output, settings, options.resume, show).run()
 
 
@@ -159,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--output", type=Path, required=True, help="folder of the run: weights (best/), history, state")
     two.add_argument("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
     two.add_argument("--strokes", type=Path, help="parquet of pen strokes, rendered as more lines")
+    two.add_argument("--replay", metavar="DATA", help="mix in as many lines of this, against forgetting (chapter 8)")
     two.add_argument("--words", action="store_true", help="train on the words that can be cut from the lines")
     two.add_argument("--preset", choices=sorted(PRESETS), default="recipe")
     two.add_argument(

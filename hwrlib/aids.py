@@ -1,4 +1,4 @@
-"""Training aids that vanish when the network reads: an auxiliary CTC head, averaged weights (chapter 4)."""
+"""Training aids that vanish when the network reads: an auxiliary CTC head, averages, frozen layers (chapters 4, 8)."""
 
 import torch
 from torch import nn
@@ -14,12 +14,21 @@ class WithAuxiliaryHead(nn.Module):
     Arguments:
         model: the network.
         auxiliary: whether there is such a head; without it this is the network alone.
+        frozen: whether the convolutions stay as they are, the statistics of their batch norm included.
     """
 
-    def __init__(self, model: CRNN, auxiliary: bool):
+    def __init__(self, model: CRNN, auxiliary: bool, frozen: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.frozen = model, frozen
         self.head = nn.Conv1d(256, model.alphabet.classes, 3, padding=1) if auxiliary else None
+        model.cnn.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "WithAuxiliaryHead":
+        """Go into training mode; frozen convolutions do not, or batch norm would still count what it sees."""
+        super().train(mode)
+        if self.frozen:
+            self.model.cnn.eval()
+        return self
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor) -> list[torch.Tensor]:
         """Log-probabilities (N, T, classes) of the network, then of the auxiliary head where there is one."""

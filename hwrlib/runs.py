@@ -7,7 +7,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+
+from hwrlib.alphabet import Alphabet
+from hwrlib.presets import Settings
+
+FIXED = ("batch_size", "seed", "auxiliary", "average", "weight_decay", "frozen")  # what a run cannot change half-way
 
 
 class TrainingError(RuntimeError):
@@ -52,3 +58,41 @@ def on_interrupt(stop: Callable[[], None]):
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def read_state(path: Path, alphabet: Alphabet, settings: Settings) -> dict:
+    """Read the last state of a run.
+
+    Arguments:
+        path: its ``state.pt``.
+        alphabet, settings: those that it is to go on with.
+
+    Raises:
+        FileNotFoundError: there is none.
+        TrainingError: it is of another alphabet, or of settings that cannot change half-way.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: nothing to resume; start a run in this folder first")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["alphabet"] != alphabet.characters:
+        raise TrainingError(f"{path} is of another alphabet ({state['alphabet']!r}) than this network's")
+    before = Settings(**state["settings"])
+    changed = [name for name in FIXED if getattr(before, name) != getattr(settings, name)]
+    if changed:
+        raise TrainingError(f"{path} was made with another {' and '.join(changed)}: resume it with the same")
+    return state
+
+
+@contextlib.contextmanager
+def memory_explained(images: torch.Tensor, folder: Path):
+    """Turn torch's errors about memory into a TrainingError that says which batch (N, 1, 128, W) did not fit."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            n, _, _, width = images.shape
+            raise TrainingError(
+                f"no memory for a batch of {n} lines of {width} px: take a smaller batch. "
+                f"The last good state is in {folder}."
+            ) from error
+        raise

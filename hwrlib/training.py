@@ -26,9 +26,8 @@ from hwrlib.metrics import cer, wer
 from hwrlib.model import CRNN, best_precision
 from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import Recognizer
-from hwrlib.runs import TrainingError, on_interrupt, write_whole
+from hwrlib.runs import TrainingError, memory_explained, on_interrupt, read_state, write_whole
 
-FIXED = ("batch_size", "seed", "auxiliary", "average", "weight_decay")  # what a run cannot change half-way
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
 SAVE_EVERY = 600  # seconds, within an epoch: on a CPU one takes long
 
@@ -81,7 +80,7 @@ class Trainer:
             self.accelerator.num_processes,
         )
         model.to(memory_format=torch.channels_last)
-        trainee = WithAuxiliaryHead(model, settings.auxiliary > 0)
+        trainee = WithAuxiliaryHead(model, settings.auxiliary > 0, settings.frozen)
         optimizer = torch.optim.AdamW if settings.weight_decay else torch.optim.Adam
         optimizer = optimizer(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
@@ -104,13 +103,16 @@ class Trainer:
             (self.folder / "settings.json").write_text(json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n")
         self.stopped = False
         with on_interrupt(self._stop):
+            if self.settings.patience and not self.history and not self.progress["step"]:
+                self._note()  # epoch 0: the weights it starts from, which stay the best if no epoch beats them
             while self.progress["epoch"] < self.settings.epochs and (self.progress["batch"] or not self._over()):
                 self._epoch(bar)
                 if self.stopped:
                     self._save()
                     print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
                     break
-                self._close_epoch()
+                self.progress["epoch"] += 1
+                self._note()
         return self.averaged.eval()
 
     def _stop(self) -> None:
@@ -161,7 +163,7 @@ class Trainer:
         # The paper up to the batch's width counts as the line's own margin: the LSTM runs faster where all end alike.
         widths = torch.full_like(batch.widths, batch.images.shape[-1])
         steps = self.model.output_lengths(widths)
-        try:
+        with memory_explained(batch.images, self.folder):
             main, *auxiliary = (
                 self.ctc(log_probs.transpose(0, 1), batch.labels, steps, batch.label_lengths)
                 for log_probs in self.trainee(batch.images, widths)
@@ -173,14 +175,6 @@ class Trainer:
                     f"The last good state is in {self.folder}; try a lower learning rate than {rate:g}."
                 )
             self.accelerator.backward(loss)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-                n, _, _, width = batch.images.shape
-                raise TrainingError(
-                    f"no memory for a batch of {n} lines of {width} px: take a smaller batch than "
-                    f"{self.settings.batch_size}. The last good state is in {self.folder}."
-                ) from error
-            raise
         self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -208,24 +202,24 @@ class Trainer:
         stalled = self.settings.patience and len(self.history) - 1 - best >= self.settings.patience
         return bool(stalled) or self._done() >= 1
 
-    def _close_epoch(self) -> None:
-        """Validate, note, keep the best and the last."""
+    def _note(self) -> None:
+        """After an epoch, or before the first: validate, note, keep the best and the last."""
         progress, rate = self.progress, self._learning_rate()
         error, words = self.validate()
         row = {
-            "epoch": progress["epoch"] + 1,
+            "epoch": progress["epoch"],
             "steps": progress["step"],
             "lines": progress["lines"],
             "minutes": round(progress["seconds"] / 60, 2),
             "learning_rate": rate,
-            "loss": progress["loss"] / max(1, progress["batch"]),
+            "loss": progress["loss"] / progress["batch"] if progress["batch"] else math.nan,
             "cer": error,
             "wer": words,
         }
         best = not self.history or error < min(r["cer"] for r in self.history)
         self.history.append(row)
         self.plateau.step(error)
-        progress.update(epoch=progress["epoch"] + 1, batch=0, loss=0.0)
+        progress.update(batch=0, loss=0.0)
         if best:
             self._write("best", lambda path: self.averaged.save_pretrained(path))
         self._save()
@@ -247,18 +241,17 @@ class Trainer:
         references, predictions = zip(*pairs, strict=True)
         return cer(references, predictions), wer(references, predictions)
 
+    def _parts(self) -> dict:
+        """What has a state of its own."""
+        parts = {"trainee": self.accelerator.unwrap_model(self.trainee), "averaged": self.averaged}
+        parts |= {"optimizer": self.optimizer, "plateau": self.plateau}
+        return parts | ({"scaler": self.accelerator.scaler} if self.accelerator.scaler else {})
+
     def _save(self) -> None:
         self.saved = self.progress["seconds"]
-        unwrapped = self.accelerator.unwrap_model(self.trainee)
-        scaler = self.accelerator.scaler
-        state = {
+        state = {name: part.state_dict() for name, part in self._parts().items()} | {
             "alphabet": self.model.alphabet.characters,
             "settings": dataclasses.asdict(self.settings),
-            "trainee": unwrapped.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "plateau": self.plateau.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "progress": dict(self.progress),
@@ -272,21 +265,9 @@ class Trainer:
             write_whole(self.folder / name, write)
 
     def _load(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: nothing to resume; start a run in this folder first")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["alphabet"] != self.model.alphabet.characters:
-            raise TrainingError(f"{path} is of another alphabet ({state['alphabet']!r}) than this network's")
-        changed = [n for n in FIXED if state["settings"][n] != getattr(self.settings, n)]
-        if changed:
-            raise TrainingError(f"{path} was made with another {' and '.join(changed)}: resume it with the same")
-        self.accelerator.unwrap_model(self.trainee).load_state_dict(state["trainee"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.plateau.load_state_dict(state["plateau"])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        state = read_state(self.folder / "state.pt", self.model.alphabet, self.settings)
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random_cuda"])

@@ -161,6 +161,32 @@ def test_the_presets_are_the_designed_ones():
     assert recipe.auxiliary == 0.1
 
 
+def test_the_personal_preset_is_gentle_and_can_stop_early():
+    personal, recipe = PRESETS["personal"], PRESETS["recipe"]
+    assert personal.learning_rate < recipe.learning_rate
+    assert personal.epochs < recipe.epochs
+    assert personal.patience
+    assert personal.auxiliary == 0
+    assert not personal.frozen
+
+
+def test_frozen_convolutions_stay_as_they_are_while_the_rest_learns(tmp_path):
+    settings = dataclasses.replace(FEW, average=0, frozen=True)
+    run = trainer(tmp_path, settings)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.run(bar=False)
+    changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in changed} == {"map2seq", "rnn", "fc"}
+    assert any("running_mean" in name for name in before)
+    with pytest.raises(TrainingError, match="another frozen"):
+        trainer(tmp_path, dataclasses.replace(settings, frozen=False), resume=True)
+    thawed = trainer(tmp_path / "thawed", dataclasses.replace(settings, frozen=False), model=run.model)
+    thawed.run(bar=False)
+    changed = {name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "cnn.0.weight" in changed
+    assert "cnn.1.running_mean" in changed
+
+
 def test_it_learns(tmp_path):
     run = trainer(tmp_path, dataclasses.replace(FEW, epochs=6, learning_rate=1e-2))
     run.run(bar=False)
@@ -294,6 +320,33 @@ def test_early_stopping(tmp_path, monkeypatch):
     assert [row["cer"] for row in run.history] == [0.9, 0.5, 0.6, 0.5]
 
 
+def test_with_patience_the_start_counts_and_stays_where_nothing_beats_it(tmp_path, monkeypatch):
+    settings = dataclasses.replace(FEW, epochs=3, patience=3)
+    run = trainer(tmp_path, settings)
+    start = {name: value.clone() for name, value in run.model.state_dict().items()}
+    errors = iter([0.3, 0.5, 0.3, 0.4])
+    monkeypatch.setattr(run, "validate", lambda: (next(errors), 1.0))
+    after(run, 2, run._stop)
+    run.run(bar=False)
+    again = trainer(tmp_path, settings, resume=True)
+    monkeypatch.setattr(again, "validate", lambda: (next(errors), 1.0))
+    again.run(bar=False)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history.epoch.tolist() == [0, 1, 2, 3]
+    assert history.steps.tolist() == [0, 5, 10, 15]
+    assert history.cer.tolist() == [0.3, 0.5, 0.3, 0.4]
+    assert history.loss.isna().tolist() == [True, False, False, False]
+    assert same(Small.from_pretrained(str(tmp_path / "best")).state_dict(), start)
+
+
+def test_a_state_from_before_a_setting_existed_goes_on(tmp_path):
+    trainer(tmp_path, dataclasses.replace(FEW, epochs=1)).run(bar=False)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["settings"]["frozen"]
+    torch.save(state, tmp_path / "state.pt")
+    assert trainer(tmp_path, resume=True).progress["step"] == 5
+
+
 def test_the_best_weights_stay_when_validation_gets_worse(tmp_path, monkeypatch):
     run = trainer(tmp_path, dataclasses.replace(FEW, epochs=3))
     errors, kept = iter([0.5, 0.2, 0.3]), []
@@ -375,7 +428,7 @@ def test_a_batch_that_does_not_fit_in_memory(tmp_path, error):
         raise error
 
     after(run, 6, lambda: setattr(run, "ctc", fail))
-    with pytest.raises(TrainingError, match=r"no memory for a batch of \d lines of \d+ px.*smaller batch than 4"):
+    with pytest.raises(TrainingError, match=r"no memory for a batch of \d lines of \d+ px.*smaller batch"):
         run.run(bar=False)
     assert resumable(tmp_path, 5)
 
