@@ -24,7 +24,8 @@ class CRNN(
     nn.Module,
     PyTorchModelHubMixin,
     coders={Alphabet: (lambda alphabet: alphabet.characters, Alphabet)},
-    license="other", license_name="iam-non-commercial-research",
+    license="other",
+    license_name="iam-non-commercial-research",
     tags=["handwriting-recognition", "image-to-text", "ctc"],
 ):
     """Convolutional recurrent network for lines of handwriting, read by CTC.

@@ -284,7 +284,7 @@ def test_ctrl_c_from_the_callback_stops_the_next_epoch(tmp_path, capsys):
 
 def test_a_second_ctrl_c_interrupts_as_usual(tmp_path):
     run = trainer(tmp_path)
-    after(run, 1, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    after(run, 1, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
         run.run(bar=False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
