@@ -32,7 +32,7 @@ if not NEEDED:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHAPTER = "07_read_your_handwriting.ipynb"
-PATIENCE = 1800  # seconds, for a machine that does much else
+PATIENCE = 300  # seconds, for a machine that does much else
 FLAGS = ["headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
 FLAGS += ["disable-component-update", "disable-sync", "window-size=1200,1000"]
 
@@ -110,9 +110,9 @@ def driver(tmp_path):
     options.binary_location = shutil.which("chromium")
     for flag in (*FLAGS, f"user-data-dir={tmp_path / 'profile'}"):
         options.add_argument(f"--{flag}")
+    options.page_load_strategy = "none"  # Voila's page is loaded only when the whole chapter has run
     service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
     driver = webdriver.Chrome(options, service)
-    driver.set_page_load_timeout(PATIENCE)
     yield driver
     driver.save_screenshot(str(tmp_path / "end.png"))
     driver.quit()
