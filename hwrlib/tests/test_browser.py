@@ -191,7 +191,7 @@ def test_the_chapter_in_jupyterlab(driver, serve, tmp_path, lines):
     address, *server = serve("jupyterlab", "--allow-root", "--IdentityProvider.token=")
     wait_until_up(address, *server)
     driver.get(f"{address}/lab/tree/notebooks/{CHAPTER}")
-    find(driver, ".jp-Notebook-ExecutionIndicator[data-status='idle']")  # the notebook is open, its kernel is up
+    find(driver, "//*[contains(@class, 'jp-StatusBar')]//*[contains(text(), '| Idle')]")  # what is run before gets lost
     find(driver, "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']").click()
     find(driver, "//li[@data-command='runmenu:run-all']").click()
     wait_for_note(driver, "Read line 1 of the sample")

@@ -283,6 +283,7 @@ def test_ctrl_c_from_the_callback_stops_the_next_epoch(tmp_path, capsys):
 
 
 def test_a_second_ctrl_c_interrupts_as_usual(tmp_path):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     run = trainer(tmp_path)
     after(run, 1, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
