@@ -147,6 +147,11 @@ def wait_until_up(address, process, log):
     wait(None, answers, f"{address} to answer")
 
 
+def kernel_is_idle(address):
+    with urllib.request.urlopen(f"{address}/api/kernels", timeout=30) as reply:
+        return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in json.load(reply))
+
+
 def button(driver, label):
     return find(driver, f"//button[normalize-space()='{label}']")
 
@@ -191,7 +196,8 @@ def test_the_chapter_in_jupyterlab(driver, serve, tmp_path, lines):
     address, *server = serve("jupyterlab", "--allow-root", "--IdentityProvider.token=")
     wait_until_up(address, *server)
     driver.get(f"{address}/lab/tree/notebooks/{CHAPTER}")
-    find(driver, "//*[contains(@class, 'jp-StatusBar')]//*[contains(text(), '| Idle')]")  # what is run before gets lost
+    find(driver, ".jp-Notebook .jp-CodeCell")
+    wait(None, lambda _: kernel_is_idle(address), "the kernel to be idle: what is run before gets lost")
     find(driver, "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']").click()
     find(driver, "//li[@data-command='runmenu:run-all']").click()
     wait_for_note(driver, "Read line 1 of the sample")
