@@ -17,6 +17,7 @@ from hwrlib.model import CRNN
 from hwrlib.personal import mix, training_lines
 from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import WEIGHTS, Recognizer
+from hwrlib.segment import NO_WRITING
 from hwrlib.training import Trainer
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -47,7 +48,7 @@ def read(options) -> int:
         try:
             readings = recognizer.read_page(image)
             if not readings:
-                raise ImageError(f"{name}: no writing found on it; give a sharp photo or scan of dark writing on paper")
+                raise ImageError(f"{name}: {NO_WRITING}")
         except (ValueError, OSError) as error:
             failed += 1
             print(f"hwrlib: {error}", file=sys.stderr)

@@ -80,7 +80,7 @@ def render_strokes(strokes, rng: np.random.Generator, height: int = 128) -> np.n
         height: of the line in pixels.
 
     Returns:
-        uint8 array (height, width), paper 255, anti-aliased.
+        uint8 array (height, width), paper 255, anti-aliased; at least as wide as high: also a single "I" is a line.
 
     Raises:
         ValueError: where there is no stroke, or one is empty, of odd length, not finite or absurdly far out.
@@ -111,7 +111,8 @@ def render_strokes(strokes, rng: np.random.Generator, height: int = 128) -> np.n
             cv2.line(canvas, begin, end, PAPER, thickness, cv2.LINE_AA, shift)
     ink = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     ink *= rng.uniform(0.8, 1) * (1 - rng.uniform(0, 0.4) * _smooth(ink.shape, rng, pitch=12))
-    return (PAPER - ink).astype(np.uint8)
+    line = (PAPER - ink).astype(np.uint8)
+    return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=PAPER)
 
 
 def _reshape(line: np.ndarray, rng: np.random.Generator, strength: float, squeeze: float) -> np.ndarray:

@@ -75,9 +75,6 @@ def load_strokes(path: str | Path, alphabet: Alphabet, seed: int = 0) -> dataset
 
     def render(row, index):
         line = render_strokes(row["strokes"], np.random.default_rng((seed, index)))
-        line = np.pad(
-            line, ((0, 0), (0, max(0, len(line) - line.shape[1]))), constant_values=255
-        )  # "I" alone is a line
         return {"image": Image.fromarray(line), "text": alphabet.drop(row["text"])}
 
     features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"))

@@ -12,7 +12,7 @@ from hwrlib.data import collate
 from hwrlib.decode import Reading, greedy
 from hwrlib.images import load_page, prepare_pixels
 from hwrlib.model import CRNN, best_precision
-from hwrlib.segment import find_lines
+from hwrlib.segment import PageLine, find_lines
 
 WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
@@ -67,7 +67,10 @@ class Recognizer:
         height, width = page.shape
         if width >= LINE * height:
             return [dataclasses.replace(self.read(page), box=(0, 0, width, height))]
-        lines = find_lines(page)
+        return self.read_found(find_lines(page))
+
+    def read_found(self, lines: list[PageLine]) -> list[Reading]:
+        """Read the lines that :func:`hwrlib.segment.find_lines` found; each reading has its line's ``box``."""
         readings = self.read_lines([line.image for line in lines])
         return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
 
@@ -78,9 +81,8 @@ class Recognizer:
 
     def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 16, progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each."""
-        readings = [Reading("", 0.0, 1.0, ())] * len(
-            pixels
-        )  # paper without ink, which no training line shows, says nothing
+        # Paper without ink, which no training line shows, says nothing.
+        readings = [Reading("", 0.0, 1.0, ())] * len(pixels)
         written = [k for k, line in enumerate(pixels) if line.min() < 255]
         order = sorted(written, key=lambda k: pixels[k].shape[1])
         for start in tqdm(range(0, len(order), batch_size), "reading", disable=not progress, leave=False):

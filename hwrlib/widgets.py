@@ -1,6 +1,5 @@
 """Read your own handwriting in a notebook: a drawing pad, uploads, and corrections kept (chapter 7)."""
 
-import dataclasses
 import html
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from hwrlib.corrections import as_zip, keep
 from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import load_page, prepare_pixels
 from hwrlib.recognizer import LINE
-from hwrlib.segment import find_lines
+from hwrlib.segment import NO_WRITING, find_lines
 from hwrlib.views import download_html, error_html, line_html, page_html
 
 FAILURES = (ValueError, OSError, RuntimeError)  # what bad images, full disks and full memory raise
@@ -53,14 +52,12 @@ def strokes_to_line(strokes) -> np.ndarray:
         strokes: as for :func:`hwrlib.augment.render_strokes`, which also says what is raised.
 
     Returns:
-        uint8 array (128, W), paper 255, W at least 128: also a single "I" is a line.
+        uint8 array (128, W), paper 255, W at least 128.
 
     >>> strokes_to_line([[0, 0, 0, 100], [50, 50, 120, 50]]).shape
     (128, 152)
     """
-    line = render_strokes(strokes, _Typical())
-    height, width = line.shape
-    return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=255)
+    return render_strokes(strokes, _Typical())
 
 
 class ReadingApp(ipywidgets.VBox):
@@ -119,9 +116,8 @@ class ReadingApp(ipywidgets.VBox):
     def _read_page(self, page: np.ndarray):
         lines = find_lines(page)  # not read_page: each line's own image is wanted, to be kept
         if not lines:
-            raise ValueError("no writing was found on it; give a sharp photo or scan of dark writing on paper")
-        readings = self.recognizer.read_lines([line.image for line in lines])
-        readings = [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
+            raise ValueError(NO_WRITING)
+        readings = self.recognizer.read_found(lines)
         rows = [
             self._correction(line.image, reading.text, f"Line {k}")
             for k, (line, reading) in enumerate(zip(lines, readings, strict=True), 1)

@@ -18,14 +18,7 @@ from hwrlib.model import CRNN
 from hwrlib.personal import hold_out, learning_curve, mix, training_lines
 
 AB = Alphabet("ab")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(count, text="ab", writer=None):

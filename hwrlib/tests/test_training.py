@@ -24,15 +24,8 @@ from hwrlib.model import CRNN
 from hwrlib.training import PRESETS, Trainer, TrainingError
 
 AB = Alphabet("ab")
+pytestmark = pytest.mark.usefixtures("one_thread")
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Small(CRNN, coders={Alphabet: (lambda alphabet: alphabet.characters, Alphabet)}, license="mit", tags=[]):
