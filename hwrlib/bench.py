@@ -17,8 +17,9 @@ from torch import nn
 
 from hwrlib.alphabet import REFERENCE
 from hwrlib.data import Lines, load_lines
-from hwrlib.model import CRNN, best_precision, layer_table, matmul_rate
-from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer
+from hwrlib.model import CRNN, layer_table
+from hwrlib.precision import DTYPES, best_precision, matmul_rate
+from hwrlib.recognizer import WEIGHTS, Recognizer
 from hwrlib.training import PRESETS, Trainer
 
 

@@ -102,6 +102,7 @@ class Language:
 class Fusion:
     """What a text is worth beside its image: alpha log p(text) + beta len(text) + KNOWN for each known word.
 
+    The line's end counts as the end of its last word: the model's probability of a space or an end there.
     alphabet: `Alphabet` of the log-probabilities. language: a `Language` that has all its characters, or None. alpha:
     its weight, 0 or more. beta: natural log, per character, against the model's liking for short texts. words: known
     words, or None; case does not matter, and a word counts when a space or the line's end comes after it, so that the
@@ -109,18 +110,21 @@ class Fusion:
     Shallow fusion: Hannun et al., 2014. Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
     """
 
-    def __init__(self, alphabet, language=None, alpha=0.6, beta=1.5, words=None):
+    def __init__(self, alphabet, language=None, alpha=0.6, beta=1.25, words=None):
         self.language, self.alpha, self.beta = language, alpha, beta
         self._words = frozenset(unicodedata.normalize("NFC", word).lower() for word in words or ())
-        self._classes, self._space = alphabet.classes, alphabet.characters.find(" ") + 1
+        self._alphabet, self._space = alphabet, alphabet.characters.find(" ") + 1
         if language:
             self._columns = [0, *language.alphabet.encode(alphabet.characters)]
         self._row = functools.lru_cache(1 << 14)(self._weigh)
 
     def _weigh(self, context):
         if not self.language:
-            return [1.0] * self._classes
-        row = self.alpha * self.language.row(context)[self._columns] + self.beta
+            return [1.0] * self._alphabet.classes
+        row = self.language.row(context)[self._columns]
+        if self._space:  # where a line ends is up to the paper: its last word must be over, no more
+            row[0] = np.logaddexp(row[0], row[self._space])
+        row = self.alpha * row + self.beta
         row[0] -= self.beta  # the end of the line is no character
         return np.exp(row).tolist()
 
@@ -137,8 +141,9 @@ class Fusion:
 
     def log_weight(self, text):
         """Natural log of the weight of a whole line, the product of its `factors`."""
-        score = self.alpha * self.language.log_probability(text) + self.beta * len(text) if self.language else 0.0
-        return score + KNOWN * sum(map(self._finishes, text.split(" ")))
+        line = BOUNDARY + unicodedata.normalize("NFC", text)
+        labels = [*self._alphabet.encode(text), 0]
+        return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
 
 
 def train(texts, alphabet=IAM, order=6, prune=1):

@@ -11,13 +11,13 @@ from tqdm.auto import tqdm
 from hwrlib.data import collate
 from hwrlib.decode import Reading, greedy
 from hwrlib.images import load_page, prepare_pixels
-from hwrlib.model import CRNN, best_precision
+from hwrlib.model import CRNN
+from hwrlib.precision import DTYPES, best_precision
 from hwrlib.segment import PageLine, find_lines
 
 WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 LINE = 5  # times as wide as high: what reaches that is a line, all else is taken for a page
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Recognizer:
@@ -27,7 +27,8 @@ class Recognizer:
 
     Arguments:
         model: a trained network; it stays on its device.
-        precision: "no" (float32), "bf16" or "fp16"; measured on this machine where left out.
+        precision: "no" (float32), "bf16" or "fp16", for most convolutions: the rest is float32, so that the text hardly
+            depends on it; measured on this machine where left out.
         decoder: from log-probabilities, lengths and alphabet to readings, as those of :mod:`hwrlib.decode`.
 
     >>> recognizer = Recognizer.from_pretrained()
@@ -63,11 +64,11 @@ class Recognizer:
         Whatever is at least five times as wide as high is one line. A page without writing gives an empty list.
         Raises what :func:`hwrlib.segment.find_lines` raises.
         """
-        page = load_page(page)
-        height, width = page.shape
+        pixels = load_page(page)
+        height, width = pixels.shape
         if width >= LINE * height:
-            return [dataclasses.replace(self.read(page), box=(0, 0, width, height))]
-        return self.read_found(find_lines(page))
+            return [dataclasses.replace(self.read(page), box=(0, 0, width, height))]  # an error then names the file
+        return self.read_found(find_lines(pixels))
 
     def read_found(self, lines: list[PageLine]) -> list[Reading]:
         """Read the lines that :func:`hwrlib.segment.find_lines` found; each reading has its line's ``box``."""

@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 from hwrlib.aids import WithAuxiliaryHead, follow
 from hwrlib.data import BucketSampler, Lines, collate
 from hwrlib.metrics import cer, wer
-from hwrlib.model import CRNN, best_precision
+from hwrlib.model import CRNN
+from hwrlib.precision import best_precision
 from hwrlib.presets import PRESETS, Settings
 from hwrlib.recognizer import Recognizer
 from hwrlib.runs import TrainingError, memory_explained, on_interrupt, read_state, write_whole

@@ -1,6 +1,5 @@
 """The n-gram is a distribution, learns and survives its file; the fusion adds up; confidences calibrate."""
 
-import math
 import unicodedata
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hwrlib import confidence
 from hwrlib.alphabet import IAM, Alphabet, AlphabetError
 from hwrlib.confidence import calibrate, line_confidence, reliability
 from hwrlib.decode import prefix_beam
-from hwrlib.language import BOUNDARY, Fusion, Language, spaced, train
+from hwrlib.language import BOUNDARY, KNOWN, Fusion, Language, spaced, train
 
 ABC = Alphabet("abc ")
 TEXTS = st.lists(st.text("abc ", min_size=1, max_size=20), min_size=1, max_size=20)
@@ -82,12 +81,14 @@ def test_the_shipped_model_is_small_and_knows_english():
 
 @settings(max_examples=50, deadline=None)
 @given(st.text("abc ", max_size=10), st.sampled_from([None, ["a", "Bc"]]), st.booleans())
-def test_the_weight_of_a_line_is_the_product_of_its_factors(text, words, modelled):
-    fusion = Fusion(ABC, train(["ab ab", "ca"], ABC, order=3) if modelled else None, 0.6, 0.9, words)
-    line, product = BOUNDARY + text, 0.0
-    for i, k in enumerate([*ABC.encode(text), 0]):
-        product += math.log(fusion.factors(line[: i + 1])[k])
-    assert fusion.log_weight(text) == pytest.approx(product)
+def test_the_weight_of_a_line_adds_up_characters_known_words_and_the_end_of_its_last_word(text, words, modelled):
+    language = train(["ab ab", "ca"], ABC, order=3) if modelled else None
+    expected = KNOWN * sum(word.lower() in {w.lower() for w in words or ()} for word in text.split(" "))
+    if modelled:
+        after = language.row(BOUNDARY + text)  # of the line's end, and of a space in its place
+        over = np.logaddexp(after[0], after[ABC.encode(" ")[0]])
+        expected += 0.6 * (language.log_probability(text) - after[0] + over) + 0.9 * len(text)
+    assert Fusion(ABC, language, 0.6, 0.9, words).log_weight(text) == pytest.approx(expected)
 
 
 def test_composed_characters_and_bad_input():

@@ -12,7 +12,7 @@ import torch
 
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet, AlphabetError
 from hwrlib.decode import greedy
-from hwrlib.model import CRNN, best_precision, check_fits, layer_table, load_reference_checkpoint, required_steps
+from hwrlib.model import CRNN, check_fits, layer_table, load_reference_checkpoint, required_steps
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,24 @@ def test_the_table_of_layers_counts_everything(model):
     assert not model.training
 
 
-def test_precision_is_one_of_accelerates():
-    assert best_precision("cpu") in ("no", "bf16")
+@pytest.mark.parametrize("training", [False, True])
+def test_under_autocast_reading_keeps_what_the_text_hangs_on_in_float32(training):
+    model = CRNN(Alphabet("ab")).train(training)
+    types = {}
+
+    def note(name):
+        def hook(module, inputs, output):
+            types[name] = (output[0] if name == "rnn" else output).dtype
+
+        return hook
+
+    for name in ("cnn.0", "cnn.2", "cnn.4", "map2seq", "rnn", "fc"):
+        model.get_submodule(name).register_forward_hook(note(name))
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs = model(torch.rand(2, 1, 128, 32) * 2 - 1, torch.tensor([32, 32]))
+    assert log_probs.dtype == torch.float32
+    exact = set() if training else {"cnn.0", "cnn.2", "rnn", "fc"}
+    assert {name for name, dtype in types.items() if dtype == torch.float32} == exact
 
 
 # Saved, shared, loaded
