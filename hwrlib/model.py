@@ -107,7 +107,7 @@ class CRNN(
     def _exact(self, chosen: bool = True):
         """In reading, keep a layer in float32 whatever the rest takes.
 
-        The first convolution and the LSTM make four fifths of bfloat16's error in a twentieth of the multiply-adds.
+        The first convolution and the LSTM make four fifths of bfloat16's error in a thirtieth of the multiply-adds.
         """
         if self.training or not chosen:
             return contextlib.nullcontext()
