@@ -123,6 +123,12 @@ def test_what_is_five_times_as_wide_as_high_is_one_line(recognizer, lines):
     assert reading.text == recognizer.read(line).text
 
 
+def test_an_absurdly_long_line_is_named(recognizer, tmp_path):
+    Image.fromarray(np.full((10, 2000), 255, np.uint8)).save(tmp_path / "long.png")
+    with pytest.raises(ImageError, match=r"long\.png"):
+        recognizer.read_page(tmp_path / "long.png")
+
+
 def test_a_tall_letter_on_a_page_is_read(recognizer):
     paper = page(80)
     cv2.putText(paper, "f", (60, 180), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
