@@ -75,12 +75,12 @@ class Recognizer:
         readings = self.read_lines([line.image for line in lines])
         return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
 
-    def read_lines(self, images, batch_size: int = 16, progress: bool = False) -> list[Reading]:
+    def read_lines(self, images, batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read many lines, in batches of like width; the readings come in the order of the images."""
         pixels = [prepare_pixels(image, squeeze=self.model.squeeze) for image in images]
         return self.read_prepared(pixels, batch_size, progress)
 
-    def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 16, progress: bool = False) -> list[Reading]:
+    def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each."""
         # Paper without ink, which no training line shows, says nothing.
         readings = [Reading("", 0.0, 1.0, ())] * len(pixels)
