@@ -8,10 +8,9 @@ import time
 import zipfile
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from hwrlib.images import load_grey, prepare_pixels
+from hwrlib.images import load_page, prepare_pixels
 
 try:
     import fcntl
@@ -43,6 +42,7 @@ def keep(folder: str | Path, image, text: str) -> Path:
         ImageError: what :func:`hwrlib.prepare` would not take.
 
     >>> import tempfile
+    >>> import numpy as np
     >>> line = np.full((64, 400), 255, np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = keep(folder, line, 'She said "no", and left.')
@@ -53,7 +53,7 @@ def keep(folder: str | Path, image, text: str) -> Path:
     text = _checked(text)
     prepare_pixels(image)  # a training would refuse the image much later
     png = io.BytesIO()
-    Image.fromarray(load_grey(image).round().astype(np.uint8)).save(png, "PNG", optimize=True)
+    Image.fromarray(load_page(image)).save(png, "PNG", optimize=True)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}.png"

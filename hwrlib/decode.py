@@ -10,7 +10,7 @@ import pandas as pd
 
 from hwrlib import metrics
 from hwrlib.confidence import line_confidence
-from hwrlib.language import BOUNDARY, Fusion
+from hwrlib.language import ALPHA, BETA, BOUNDARY, Fusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def grow(log_probs, alphabet, width, floor, factors=None):
 
 
 def prefix_beam(
-    log_probs, lengths, alphabet, width=16, language=None, alpha=0.6, beta=1.25, words=None, best=5, floor=-8.0
+    log_probs, lengths, alphabet, width=16, language=None, alpha=ALPHA, beta=BETA, words=None, best=5, floor=-8.0
 ):
     """Read each line as its most probable text, adding up the paths to a text, with or without a language model.
 

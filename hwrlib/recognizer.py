@@ -17,7 +17,12 @@ from hwrlib.segment import PageLine, find_lines
 
 WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
-LINE = 5  # times as wide as high: what reaches that is a line, all else is taken for a page
+
+
+def is_line(page: np.ndarray) -> bool:
+    """Whether a picture (H, W) is one line: at least five times as wide as high; all else is taken for a page."""
+    height, width = page.shape
+    return width >= 5 * height
 
 
 class Recognizer:
@@ -65,8 +70,8 @@ class Recognizer:
         Raises what :func:`hwrlib.segment.find_lines` raises.
         """
         pixels = load_page(page)
-        height, width = pixels.shape
-        if width >= LINE * height:
+        if is_line(pixels):
+            height, width = pixels.shape
             return [dataclasses.replace(self.read(page), box=(0, 0, width, height))]  # an error then names the file
         return self.read_found(find_lines(pixels))
 

@@ -13,7 +13,7 @@ from hwrlib.augment import render_strokes
 from hwrlib.corrections import as_zip, keep
 from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import load_page, prepare_pixels
-from hwrlib.recognizer import LINE
+from hwrlib.recognizer import is_line
 from hwrlib.segment import NO_WRITING, find_lines
 from hwrlib.views import download_html, error_html, line_html, page_html
 
@@ -105,8 +105,7 @@ class ReadingApp(ipywidgets.VBox):
             self.note.value = _status(f"Read {name} in {time.perf_counter() - begin:.2f} s.")
 
     def _read(self, page: np.ndarray):
-        height, width = page.shape
-        return self._read_line(page) if width >= LINE * height else self._read_page(page)
+        return self._read_line(page) if is_line(page) else self._read_page(page)
 
     def _read_line(self, line: np.ndarray):
         pixels = prepare_pixels(line, squeeze=self.recognizer.model.squeeze)
