@@ -1,24 +1,16 @@
 """Lines and transcripts: loaded from anywhere, prepared once, put together in batches (chapters 1 and 2)."""
 
-import copy
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
-from torch.utils.data import Dataset, Sampler
-from tqdm.auto import tqdm
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.augment import augment, render_strokes
-from hwrlib.images import prepare_pixels, to_tensor
-from hwrlib.model import check_fits, required_steps
-from hwrlib.words import cut_words
+from hwrlib.strokes import render_strokes
 
 SAMPLE = Path(__file__).parent / "samples"
 HUB = "Teklia/IAM-line"
@@ -75,10 +67,28 @@ def load_strokes(path: str | Path, alphabet: Alphabet, seed: int = 0) -> dataset
 
     def render(row, index):
         line = render_strokes(row["strokes"], np.random.default_rng((seed, index)))
-        return {"image": Image.fromarray(line), "text": alphabet.drop(row["text"])}
+        return {"image": Image.fromarray(line), "text": alphabet.drop(spaced(row["text"]))}
 
     features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"))
     return table.map(render, with_indices=True, remove_columns=["strokes"], features=features)
+
+
+ABBREVIATIONS = r"(?:Mr|Mrs|Dr|Fig|St|Gen|etc|Ltd|No|ft|lb|Co|Esq|Jr|Rev|Prof|Capt|Col|[A-Z]|[ap]\.m|i\.e|e\.g|(?:[A-Z]\.)+[A-Z])"
+
+
+def spaced(text: str) -> str:
+    """The text with punctuation set apart as IAM's transcripts set it: "word ." and "( word )", but "Mr." and "2,000".
+
+    >>> spaced('He (Mr. Fox) said: "It is 2,000, isn\'t it?"')
+    'He ( Mr. Fox ) said : " It is 2,000 , isn\'t it ? "'
+    """
+    text = re.sub(r"(\w) ?' ?(s|ve|re|ll|d|m)\b", r"\1'\2", text.replace(",,", '"'))
+    text = re.sub(r'([!"();?])', r" \1 ", text)
+    text = re.sub(r"(?<!\d)([,:])|([,:])(?!\d)", r" \1\2 ", text)
+    text = re.sub(r"(^|\s)'(?=\w)", r"\1 ' ", text)
+    text = re.sub(rf"(?<![\w.])({ABBREVIATIONS}) \.(?=\s)", r"\1.", text)  # "Mr ." of some writers
+    text = re.sub(rf"\b(?<!\.)(?!{ABBREVIATIONS}\.)([\w'-]+)\.(?=\s|$)", r"\1 .", text)
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def _parquet_files(folder: Path, split: str) -> list[Path]:
@@ -133,145 +143,36 @@ def _check_rows(lines: datasets.Dataset, source: Path) -> None:
             raise DataError(f"{source}, row {row} ({text!r}): the image cannot be read: {error}") from error
 
 
-class Lines(Dataset):
-    """Prepared lines in memory: decoded once, kept as uint8, never decoded again.
+def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Split lines into those to learn from and those held out: every fifth, and at least one.
+
+    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
 
     Arguments:
-        lines: rows with ``image`` and ``text``.
-        alphabet: encodes the transcripts.
-        squeeze: see :func:`hwrlib.prepare`.
-        strength: of augmentation, 0 (none) to 1; see :func:`hwrlib.augment.augment`.
-        seed: of augmentation; line, epoch and seed decide it, so that a resumed run repeats it.
+        lines: two or more rows.
+        every: hold out one of so many.
 
     Raises:
-        DataError: an image that cannot be prepared, a transcript outside the alphabet, or a line too narrow for its
-            transcript; the row is named.
+        DataError: fewer than two lines.
+
+    >>> kept, held_out = hold_out(datasets.Dataset.from_dict({"text": list("abcdefg")}))
+    >>> kept["text"][:], held_out["text"][:]
+    (['a', 'b', 'c', 'd', 'f', 'g'], ['e'])
     """
-
-    def __init__(self, lines, alphabet: Alphabet, squeeze: float = 1.0, strength: float = 0.0, seed: int = 0):
-        self.epoch, self.strength, self.seed, self.squeeze, self.alphabet = 0, strength, seed, squeeze, alphabet
-        self.texts, self.labels, self.pixels = [], [], []
-        for row in tqdm(range(len(lines)), "preparing", leave=False, disable=len(lines) < 1000):
-            try:
-                line = lines[row]
-                self.labels.append(alphabet.encode(line["text"]))
-                self.pixels.append(prepare_pixels(line["image"], squeeze=squeeze))
-                check_fits(self.pixels[-1].shape[1], line["text"], alphabet)
-            except (ValueError, OSError) as error:  # datasets decodes the image: a damaged one raises OSError
-                raise DataError(f"row {row}: {error}") from error
-            self.texts.append(line["text"])
-
-    @property
-    def widths(self) -> np.ndarray:
-        """Pixels, each line's."""
-        return np.array([p.shape[1] for p in self.pixels], dtype=np.int64)
-
-    def extend(self, others: "Lines") -> None:
-        """Take in the lines of another data set, prepared in the same way."""
-        self.texts += others.texts
-        self.labels += others.labels
-        self.pixels += others.pixels
-
-    def words(self) -> "Lines":
-        """The words that can be cut from these lines without doubt; see :func:`hwrlib.words.cut_words`."""
-        words = copy.copy(self)
-        pieces = [p for line in zip(self.pixels, self.texts, strict=True) for p in cut_words(*line)]
-        pieces = [(p, t) for p, t in pieces if p.shape[1] // 4 - 1 >= required_steps(self.alphabet.encode(t))]
-        words.pixels = [np.ascontiguousarray(pixels) for pixels, _ in pieces]
-        words.texts = [text for _, text in pieces]
-        words.labels = [self.alphabet.encode(text) for text in words.texts]
-        return words
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int):
-        pixels = self.pixels[index]
-        if self.strength:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
-            pixels = augment(pixels, rng, self.strength, self.squeeze)
-        return pixels, self.labels[index], self.texts[index]
+    if len(lines) < 2:
+        raise DataError(f"{len(lines)} line: one to learn from and one to check with is the least; correct some more")
+    held = np.arange(len(lines)) % every == min(every, len(lines)) - 1
+    return lines.select(np.flatnonzero(~held)), lines.select(np.flatnonzero(held))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Lines put together: images (N, 1, 128, W), widths (N,), labels end to end, label_lengths (N,), texts."""
+def training_lines(source: str | Path) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The lines to train on and those to validate on, of any source of :func:`hwrlib.data.load_lines`.
 
-    images: torch.Tensor
-    widths: torch.Tensor
-    labels: torch.Tensor
-    label_lengths: torch.Tensor
-    texts: list[str]
-
-    def to(self, device) -> "Batch":
-        """The batch with its images and labels on a device; lengths stay on the CPU, where CTC reads them."""
-        images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        return Batch(images, self.widths, self.labels.to(device, non_blocking=True), self.label_lengths, self.texts)
-
-
-def collate(lines, multiple: int = 1) -> Batch:
-    """Put lines of unequal width together, padded on the right with paper (+1) to the widest.
-
-    Arguments:
-        lines: (pixels (128, W) uint8, labels, text) of each line, as :class:`Lines` gives them.
-        multiple: pixels; the width is rounded up to it, so that few shapes recur and kernels are prepared once.
-
-    >>> batch = collate([(np.full((128, 40), 255, np.uint8), [1], "a"), (np.zeros((128, 16), np.uint8), [2, 3], "bc")])
-    >>> batch.images.shape, batch.widths.tolist(), batch.images[1, 0, 0, 15:17].tolist()
-    (torch.Size([2, 1, 128, 40]), [40, 16], [-1.0, 1.0])
+    Without a split for validation, as in the folder of one's own lines from chapter 7, :func:`hold_out` makes one.
+    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
     """
-    pixels, labels, texts = zip(*lines, strict=True)
-    widths = torch.tensor([p.shape[1] for p in pixels])
-    widest = -(-int(widths.max()) // multiple) * multiple
-    images = torch.ones(len(pixels), 1, pixels[0].shape[0], widest)
-    for image, line in zip(images, pixels, strict=True):
-        image[..., : line.shape[1]] = to_tensor(line)
-    flat = torch.tensor([label for line in labels for label in line])
-    return Batch(images, widths, flat, torch.tensor([len(line) for line in labels]), list(texts))
-
-
-class BucketSampler(Sampler[list[int]]):
-    """Batches of lines of like width, in an order shuffled anew each epoch, so that little is spent on padding.
-
-    Each process gets its share of every batch; together they see each line exactly once an epoch.
-
-    Arguments:
-        widths: (number of lines,) pixels.
-        batch_size: lines in a batch of one process.
-        seed: with the epoch, decides the order.
-        rank, processes: which share, of how many.
-
-    Raises:
-        DataError: fewer lines than processes.
-
-    >>> sampler = BucketSampler([90, 10, 80, 20], batch_size=2)
-    >>> sorted(sorted(batch) for batch in sampler)
-    [[0, 2], [1, 3]]
-    """
-
-    POOL = 32  # batches sorted together: the widths of a batch are alike, yet its lines change from epoch to epoch
-
-    def __init__(self, widths, batch_size: int, seed: int = 0, rank: int = 0, processes: int = 1):
-        if len(widths) < processes:
-            raise DataError(f"{len(widths)} lines are too few for {processes} processes: each needs one")
-        self.widths, self.batch_size, self.seed = np.asarray(widths), batch_size, seed
-        self.rank, self.processes = rank, processes
-        self.epoch = self.start = 0
-
-    def resume(self, epoch: int, start: int = 0) -> None:
-        """Go to an epoch, leaving out its first ``start`` batches, which a stopped run has seen."""
-        self.epoch, self.start = epoch, start
-
-    def __len__(self) -> int:
-        lines = len(self.widths)
-        return min(-(-lines // (self.batch_size * self.processes)), lines // self.processes)  # none is empty anywhere
-
-    def __iter__(self):
-        rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.widths))
-        size = self.batch_size * self.processes * self.POOL
-        pools = [order[k : k + size] for k in range(0, len(order), size)]
-        order = np.concatenate([pool[np.argsort(self.widths[pool], kind="stable")] for pool in pools])
-        batches = np.array_split(order, len(self))
-        for k in rng.permutation(len(batches))[self.start :]:
-            yield batches[k][self.rank :: self.processes].tolist()
+    lines = load_lines("train", source)
+    try:
+        return lines, load_lines("validation", source)
+    except FileNotFoundError:
+        return hold_out(lines)

@@ -27,7 +27,7 @@ class ImageError(ValueError):
     """An image that cannot be prepared; the message names it and says why."""
 
 
-def prepare(image, height: int = HEIGHT, squeeze: float = 1.0) -> torch.Tensor:
+def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Tensor:
     """Prepare the image of one line for the network.
 
     Steps: EXIF rotation, transparency laid over white paper, grey, ``height`` pixels high with the proportions kept,
@@ -38,7 +38,7 @@ def prepare(image, height: int = HEIGHT, squeeze: float = 1.0) -> torch.Tensor:
         image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4):
             integers, or floats from 0 to 1 or from 0 to 255.
         height: pixels, the height that the network expects.
-        squeeze: the width is divided by this: 2 reads in half the time where letters are wide enough.
+        width_divisor: the width is divided by this: 2 reads in half the time where letters are wide enough.
 
     Returns:
         a float tensor (1, height, W) from -1 (ink) to +1 (paper).
@@ -52,13 +52,13 @@ def prepare(image, height: int = HEIGHT, squeeze: float = 1.0) -> torch.Tensor:
     >>> line.shape, line.min().item(), line.max().item()
     (torch.Size([1, 128, 800]), -1.0, 1.0)
     """
-    return to_tensor(prepare_pixels(image, height, squeeze))
+    return to_tensor(prepare_pixels(image, height, width_divisor))
 
 
-def prepare_pixels(image, height: int = HEIGHT, squeeze: float = 1.0) -> np.ndarray:
+def prepare_pixels(image, height: int = HEIGHT, width_divisor: float = 1.0) -> np.ndarray:
     """The same as :func:`prepare`, kept small: a uint8 array (height, W), 255 = paper."""
     grey = load_grey(image)
-    return stretch(flatten_light(turn_dark_on_light(resize(grey, height, squeeze, name_of(image)))))
+    return stretch(flatten_light(turn_dark_on_light(resize(grey, height, width_divisor, name_of(image)))))
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -186,8 +186,8 @@ def _to_byte_range(array: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def resize(grey: np.ndarray, height: int, squeeze: float = 1.0, name: str = "the image") -> np.ndarray:
-    """Scale to ``height`` pixels, proportions kept (but for ``squeeze``); refuse what is no line."""
+def resize(grey: np.ndarray, height: int, width_divisor: float = 1.0, name: str = "the image") -> np.ndarray:
+    """Scale to ``height`` pixels, proportions kept (but for ``width_divisor``); refuse what is no line."""
     rows, columns = grey.shape
     if rows > columns:
         raise ImageError(
@@ -196,7 +196,7 @@ def resize(grey: np.ndarray, height: int, squeeze: float = 1.0, name: str = "the
         )
     if columns > LONGEST * rows:
         raise ImageError(f"{name} is {columns} x {rows}: over {LONGEST} times as wide as high is no line of writing")
-    width = max(8, round(columns * height / rows / squeeze))  # 8 px give the network its one frame
+    width = max(8, round(columns * height / rows / width_divisor))  # 8 px give the network its one frame
     shrinking = rows > height or columns > width
     return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC).clip(
         0, 255

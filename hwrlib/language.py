@@ -3,21 +3,14 @@
 Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
 """
 
-import argparse
 import functools
 import math
-import re
-import string
 import unicodedata
 
 import numpy as np
-import pandas as pd
 
 from hwrlib.alphabet import IAM, Alphabet
-from hwrlib.data import HELD_OUT
 
-ALPHA, BETA = 0.6, 1.25  # tuned on every third of 467 IAM validation lines; see Fusion
-KNOWN = 1.0  # natural log of what finishing a known word is worth
 BOUNDARY = "\n"  # stands before the first and after the last character; label 0, which is CTC's blank elsewhere
 
 
@@ -100,53 +93,6 @@ class Language:
             return cls(alphabet, [(np.cumsum(file[f"gaps_{n}"]), file[f"shares_{n}"].astype(float)) for n in orders])
 
 
-class Fusion:
-    """What a text is worth beside its image: alpha log p(text) + beta len(text) + KNOWN for each known word.
-
-    The line's end counts as the end of its last word: the model's probability of a space or an end there.
-    alphabet: `Alphabet` of the log-probabilities. language: a `Language` that has all its characters, or None. alpha:
-    its weight, 0 or more. beta: natural log, per character, against the model's liking for short texts. words: known
-    words, or None; case does not matter, and a word counts when a space or the line's end comes after it, so that the
-    beam still reads unknown words, for less. Raises AlphabetError where the language model lacks a character.
-    Shallow fusion: Hannun et al., 2014. Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
-    """
-
-    def __init__(self, alphabet, language=None, alpha=ALPHA, beta=BETA, words=None):
-        self.language, self.alpha, self.beta = language, alpha, beta
-        self._words = frozenset(unicodedata.normalize("NFC", word).lower() for word in words or ())
-        self._alphabet, self._space = alphabet, alphabet.characters.find(" ") + 1
-        if language:
-            self._columns = [0, *language.alphabet.encode(alphabet.characters)]
-        self._row = functools.lru_cache(1 << 14)(self._weigh)
-
-    def _weigh(self, context):
-        if not self.language:
-            return [1.0] * self._alphabet.classes
-        row = self.language.row(context)[self._columns]
-        if self._space:  # where a line ends is up to the paper: its last word must be over, no more
-            row[0] = np.logaddexp(row[0], row[self._space])
-        row = self.alpha * row + self.beta
-        row[0] -= self.beta  # the end of the line is no character
-        return np.exp(row).tolist()
-
-    def _finishes(self, text):
-        """Whether a text's last word is known; punctuation around it does not count."""
-        return text.rsplit(" ", 1)[-1].strip(string.punctuation + BOUNDARY).lower() in self._words
-
-    def factors(self, prefix):
-        """Weights (C,) of what may follow a prefix, which begins with `BOUNDARY`: index 0 the line's end."""
-        row = self._row(prefix[-self.language.order + 1 :] if self.language and self.language.order > 1 else "")
-        if self._words and self._finishes(prefix):
-            row = [w * math.exp(KNOWN) if k in (0, self._space) else w for k, w in enumerate(row)]
-        return row
-
-    def log_weight(self, text):
-        """Natural log of the weight of a whole line, the product of its `factors`."""
-        line = BOUNDARY + unicodedata.normalize("NFC", text)
-        labels = [*self._alphabet.encode(text), 0]
-        return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
-
-
 def train(texts, alphabet=IAM, order=6, prune=1):
     """Estimate an n-gram by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
@@ -189,28 +135,3 @@ def discounts(counts):
         return np.array([0.5, 0.75, 0.9])  # too few n-grams to estimate from: a small text, or single characters
     rest = having[0] / (having[0] + 2 * having[1])
     return np.clip([k - (k + 1) * rest * having[k] / having[k - 1] for k in (1, 2, 3)], 0.1, [0.9, 1.9, 2.9])
-
-
-def spaced(text):
-    """The text with a space before its punctuation, as most transcripts of IAM have it and the pen strokes' do not.
-
-    >>> spaced("Well, Mr. Newton beware.")
-    'Well , Mr. Newton beware .'
-    """
-    return re.sub(r"(?<=\w)(?<!\bMr)(?<!\bMrs)(?<!\bDr)([.,;:!?])(?= |$)", r" \1", text)
-
-
-def main():
-    """Train the shipped n-gram: `python -m hwrlib.language hwrlib/weights/language.npz TRAIN.parquet ...`."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("out")
-    parser.add_argument("data", nargs="+", help="parquet files with columns line_id and text")
-    arguments = parser.parse_args()
-    table = pd.concat([pd.read_parquet(path, columns=["line_id", "text"]) for path in arguments.data])
-    leaks = table.line_id.str.match(HELD_OUT)
-    texts = [IAM.drop(text) for text in table.text[~leaks]]
-    train([way for text in texts for way in {text, spaced(text)}]).save(arguments.out)
-
-
-if __name__ == "__main__":
-    main()

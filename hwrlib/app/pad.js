@@ -1,4 +1,4 @@
-// A pad for one line of handwriting. Its strokes are those of hwrlib.augment.render_strokes: one flat list
+// A pad for one line of handwriting. Its strokes are those of hwrlib.strokes.render_strokes: one flat list
 // [x0, y0, x1, y1, ...] for each time the pen was down, in pixels, y downwards. SVG stays sharp on every screen.
 const HEIGHT = 180;
 const BASELINE = 120;

@@ -26,62 +26,6 @@ RUN = ["writer", "own_lines", "frozen", "replay"]  # what tells one run from ano
 COLUMNS = [*RUN, "cer_own", "cer_others", "best_epoch", "minutes", "precision", "weights"]
 
 
-def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Split lines into those to learn from and those held out: every fifth, and at least one.
-
-    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
-
-    Arguments:
-        lines: two or more rows.
-        every: hold out one of so many.
-
-    Raises:
-        DataError: fewer than two lines.
-
-    >>> kept, held_out = hold_out(datasets.Dataset.from_dict({"text": list("abcdefg")}))
-    >>> kept["text"][:], held_out["text"][:]
-    (['a', 'b', 'c', 'd', 'f', 'g'], ['e'])
-    """
-    if len(lines) < 2:
-        raise DataError(f"{len(lines)} line: one to learn from and one to check with is the least; correct some more")
-    held = np.arange(len(lines)) % every == min(every, len(lines)) - 1
-    return lines.select(np.flatnonzero(~held)), lines.select(np.flatnonzero(held))
-
-
-def training_lines(source: str | Path) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The lines to train on and those to validate on, of any source of :func:`hwrlib.data.load_lines`.
-
-    Without a split for validation, as in the folder of one's own lines from chapter 7, :func:`hold_out` makes one.
-    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
-    """
-    lines = load_lines("train", source)
-    try:
-        return lines, load_lines("validation", source)
-    except FileNotFoundError:
-        return hold_out(lines)
-
-
-def mix(own: Lines, general: datasets.Dataset | None = None, least: int = 32, seed: int = 0) -> Lines:
-    """Own lines, repeated where they are few, and as many general ones.
-
-    Repeated lines differ by augmentation. The general ones keep the network from forgetting them: rehearsal (Robins,
-    "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995).
-    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
-
-    Arguments:
-        own: prepared lines.
-        general: rows with ``image`` and ``text`` to draw from, or None for own lines alone.
-        least: own lines, repetitions counted, that make an epoch.
-        seed: decides which general lines are drawn.
-    """
-    mixed, times = copy.copy(own), -(-least // len(own))
-    mixed.texts, mixed.labels, mixed.pixels = own.texts * times, own.labels * times, own.pixels * times
-    if general is not None:
-        drawn = np.random.default_rng(seed).choice(len(general), len(mixed), replace=len(general) < len(mixed))
-        mixed.extend(Lines(general.select(drawn), own.alphabet, own.squeeze))
-    return mixed
-
-
 def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, precision: str | None = None) -> None:
     """Fine-tune to two writers whom the network has never seen, and write the CER on them and on everyone else.
 
@@ -140,8 +84,8 @@ def _teach(weights, own, general, folder, frozen: bool, precision: str) -> dict:
     model = CRNN.from_pretrained(weights)
     settings = dataclasses.replace(PRESETS["personal"], epochs=EPOCHS, frozen=frozen, precision=precision)
     learnt, held_out = hold_out(own)
-    lines = mix(Lines(learnt, model.alphabet, model.squeeze, settings.strength, settings.seed), general)
-    trainer = Trainer(model, lines, Lines(held_out, model.alphabet, model.squeeze), folder, settings)
+    lines = mix(Lines(learnt, model.alphabet, model.width_divisor, settings.strength, settings.seed), general)
+    trainer = Trainer(model, lines, Lines(held_out, model.alphabet, model.width_divisor), folder, settings)
     began = time.monotonic()
     trainer.run(bar=False)
     best = int(np.argmin([row["cer"] for row in trainer.history]))

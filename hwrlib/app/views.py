@@ -34,8 +34,8 @@ def line_html(pixels: np.ndarray, reading) -> str:
     Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        pixels: uint8 (128, W), the prepared line: :func:`hwrlib.images.prepare_pixels` with the model's squeeze.
-        reading: the :class:`hwrlib.decode.Reading` of that line.
+        pixels: uint8 (128, W), the prepared line: :func:`hwrlib.images.prepare_pixels` with the model's width_divisor.
+        reading: the :class:`hwrlib.ctc.Reading` of that line.
     """
     height, width = pixels.shape
     marks = "".join(

@@ -9,13 +9,13 @@ import ipywidgets
 import numpy as np
 import traitlets
 
-from hwrlib.augment import render_strokes
-from hwrlib.corrections import as_zip, keep
+from hwrlib.app.corrections import as_zip, keep
+from hwrlib.app.views import download_html, error_html, line_html, page_html
 from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import load_page, prepare_pixels
 from hwrlib.recognizer import is_line
-from hwrlib.segment import NO_WRITING, find_lines
-from hwrlib.views import download_html, error_html, line_html, page_html
+from hwrlib.strokes import render_strokes
+from hwrlib.page.lines import NO_WRITING, find_lines
 
 FAILURES = (ValueError, OSError, RuntimeError)  # what bad images, full disks and full memory raise
 
@@ -49,7 +49,7 @@ def strokes_to_line(strokes) -> np.ndarray:
     """Draw the strokes of a pad as a line: like the training's own lines, with its typical pen and no chance in it.
 
     Arguments:
-        strokes: as for :func:`hwrlib.augment.render_strokes`, which also says what is raised.
+        strokes: as for :func:`hwrlib.strokes.render_strokes`, which also says what is raised.
 
     Returns:
         uint8 array (128, W), paper 255, W at least 128.
@@ -68,7 +68,7 @@ class ReadingApp(ipywidgets.VBox):
 
     Arguments:
         recognizer: a :class:`hwrlib.Recognizer`; with a beam for a decoder it shows alternatives.
-        folder: where corrected lines are kept; made when the first is. See :func:`hwrlib.corrections.keep`.
+        folder: where corrected lines are kept; made when the first is. See :func:`hwrlib.app.corrections.keep`.
     """
 
     def __init__(self, recognizer, folder: str | Path = "my_lines"):
@@ -108,7 +108,7 @@ class ReadingApp(ipywidgets.VBox):
         return self._read_line(page) if is_line(page) else self._read_page(page)
 
     def _read_line(self, line: np.ndarray):
-        pixels = prepare_pixels(line, squeeze=self.recognizer.model.squeeze)
+        pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
         reading = self.recognizer.read_prepared([pixels])[0]
         return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 
 from hwrlib.images import load_page
-from hwrlib.ink import SQUARE, Level, level_ink
+from hwrlib.page.ink import SQUARE, Level, level_ink
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
 

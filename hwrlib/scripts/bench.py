@@ -26,7 +26,7 @@ from hwrlib.training import PRESETS, Trainer
 class Reference:
     """The reference's loops as published: float32, batches of 8 as they come, each image decoded every time."""
 
-    name, dtype, squeeze = "reference", torch.float32, 1.0
+    name, dtype, width_divisor = "reference", torch.float32, 1.0
 
     def __init__(self, images: list[bytes], texts: list[str], device: str):
         self.images, self.device = images, device
@@ -81,13 +81,13 @@ class Reference:
 class Ours:
     """The ``recipe`` preset, augmentation included, and ``Recognizer.read``; lines were prepared once, beforehand."""
 
-    def __init__(self, images: list[bytes], texts: list[str], device: str, precision: str, squeeze: float):
-        self.name, self.dtype, self.squeeze = f"recipe, width / {squeeze:g}", DTYPES[precision], squeeze
+    def __init__(self, images: list[bytes], texts: list[str], device: str, precision: str, width_divisor: float):
+        self.name, self.dtype, self.width_divisor = f"recipe, width / {width_divisor:g}", DTYPES[precision], width_divisor
         self.images, self.settings = images, dataclasses.replace(PRESETS["recipe"], epochs=1, precision=precision)
-        self.model = CRNN(squeeze=squeeze).to(device)
+        self.model = CRNN(width_divisor=width_divisor).to(device)
         rows = [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
-        self.lines = Lines(rows, self.model.alphabet, squeeze, self.settings.strength)
-        self.one = Lines(rows[:1], self.model.alphabet, squeeze)
+        self.lines = Lines(rows, self.model.alphabet, width_divisor, self.settings.strength)
+        self.one = Lines(rows[:1], self.model.alphabet, width_divisor)
         self.recognizer = Recognizer(self.model, precision)
 
     def train(self) -> float:
@@ -106,7 +106,7 @@ class Ours:
         return time.perf_counter() - start
 
 
-def compare(images: list[bytes], texts: list[str], squeezes=(1.0,), rounds: int = 3) -> pd.DataFrame:
+def compare(images: list[bytes], texts: list[str], width_divisors=(1.0,), rounds: int = 3) -> pd.DataFrame:
     """Lines a second of both sides on the same lines, in turn, untrained networks on either side.
 
     Chapter 4 teaches it: notebooks/04_train_on_colab.ipynb.
@@ -114,7 +114,7 @@ def compare(images: list[bytes], texts: list[str], squeezes=(1.0,), rounds: int 
     Arguments:
         images: encoded image files, one line each.
         texts: their transcripts.
-        squeezes: our side is measured at each: what the lines' widths are divided by.
+        width_divisors: our side is measured at each: what the lines' widths are divided by.
         rounds: how often each side trains one epoch and reads every line; the first of several is not counted.
 
     Returns:
@@ -124,7 +124,7 @@ def compare(images: list[bytes], texts: list[str], squeezes=(1.0,), rounds: int 
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = best_precision(device)
-    sides = [Reference(images, texts, device), *(Ours(images, texts, device, precision, s) for s in squeezes)]
+    sides = [Reference(images, texts, device), *(Ours(images, texts, device, precision, s) for s in width_divisors)]
     widths = [sides[0].prepare(image).shape[-1] for image in images]
     flops = 2 * layer_table(sides[0].model, width=1600).multiply_adds.sum() / 1600 * np.mean(widths)
     rows = []
@@ -133,7 +133,7 @@ def compare(images: list[bytes], texts: list[str], squeezes=(1.0,), rounds: int 
             for task, passes in (("train", 3), ("read", 1)):
                 rate = matmul_rate(side.dtype, device, seconds=0.3)
                 seconds = getattr(side, task)()
-                work = passes * flops * len(images) / side.squeeze / rate  # the seconds of matrix products alone
+                work = passes * flops * len(images) / side.width_divisor / rate  # the seconds of matrix products alone
                 rows.append((task, side.name, str(side.dtype).removeprefix("torch."), seconds, work))
     rows = rows[len(rows) // rounds :] if rounds > 1 else rows
     table = pd.DataFrame(rows, columns=["task", "side", "precision", "seconds", "work"])
@@ -157,8 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = load_lines("train", options.source).cast_column("image", datasets.Image(decode=False))
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, options.lines).astype(int)))
     images = [image["bytes"] or Path(image["path"]).read_bytes() for image in rows["image"]]
-    squeeze = json.loads((WEIGHTS / "config.json").read_text())["squeeze"]
-    table = compare(images, list(rows["text"]), sorted({1.0, squeeze}))
+    width_divisor = json.loads((WEIGHTS / "config.json").read_text())["width_divisor"]
+    table = compare(images, list(rows["text"]), sorted({1.0, width_divisor}))
     print(table.to_json(orient="records", indent=2) if options.json else table.round(3).to_string(index=False))
 
 

@@ -1,0 +1,195 @@
+"""Prefix beam search, with a language model or a word list where there is one (chapter 5)."""
+
+import functools
+import heapq
+import math
+import string
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from hwrlib.alphabet import Alphabet
+from hwrlib.ctc import Character, Reading, checked, forced_align, greedy, path_confidence
+from hwrlib.language import BOUNDARY, Language
+
+ALPHA, BETA = 0.6, 1.25  # tuned on every third of 467 IAM validation lines
+WORD_BONUS = 1.0  # natural log of what finishing a word of the list is worth
+
+
+class Fusion:
+    """What a text is worth beside its image: alpha log p(text) + beta len(text) + WORD_BONUS for each listed word.
+
+    The line's end counts as the end of its last word: the model's probability of a space or an end there.
+    Shallow fusion: Hannun et al., 2014. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+
+    Arguments:
+        alphabet: of the log-probabilities.
+        language: a language model that has all its characters, or None.
+        alpha: the language model's weight, 0 or more.
+        beta: natural log, per character, against the model's liking for short texts.
+        words: known words in any case, or None; the beam still reads other words, for less.
+
+    Raises:
+        AlphabetError: the language model lacks a character.
+    """
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        language: Language | None = None,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        words: Iterable[str] | None = None,
+    ):
+        self.language, self.alpha, self.beta, self.alphabet = language, alpha, beta, alphabet
+        self._words = frozenset(unicodedata.normalize("NFC", word).lower() for word in words or ())
+        self._space = alphabet.characters.find(" ") + 1
+        if language:
+            self._columns = [0, *language.alphabet.encode(alphabet.characters)]
+        self._row = functools.lru_cache(1 << 14)(self._weigh)
+
+    def _weigh(self, context: str) -> list[float]:
+        if not self.language:
+            return [1.0] * self.alphabet.classes
+        row = self.language.row(context)[self._columns]
+        if self._space:  # where a line ends is up to the paper: its last word must be over, no more
+            row[0] = np.logaddexp(row[0], row[self._space])
+        row = self.alpha * row + self.beta
+        row[0] -= self.beta  # the end of the line is no character
+        return np.exp(row).tolist()
+
+    def factors(self, prefix: str) -> list[float]:
+        """Weights (C,) of what may follow a prefix, which begins with ``BOUNDARY``: index 0 the line's end."""
+        row = self._row(prefix[-self.language.order + 1 :] if self.language and self.language.order > 1 else "")
+        last = prefix.rsplit(" ", 1)[-1].strip(string.punctuation + BOUNDARY).lower() if self._words else None
+        if last in self._words:
+            row = [w * math.exp(WORD_BONUS) if k in (0, self._space) else w for k, w in enumerate(row)]
+        return row
+
+    def log_weight(self, text: str) -> float:
+        """Natural log of the weight of a whole line, the product of its ``factors``."""
+        line = BOUNDARY + unicodedata.normalize("NFC", text)
+        labels = [*self.alphabet.encode(text), 0]
+        return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
+
+
+def expand_beam(
+    log_probs,
+    alphabet: Alphabet,
+    width: int,
+    floor: float,
+    factors: Callable[[str], list[float]] | None = None,
+) -> Iterator[tuple[dict[str, tuple[float, float]], float]]:
+    """Search one line, frame by frame: yield (beam, scale) after each.
+
+    Arguments:
+        log_probs: (T, C) natural log-probabilities.
+        alphabet: of C classes.
+        width: prefixes kept from frame to frame.
+        floor: natural log, 0 or less; see :class:`PrefixBeam`.
+        factors: a prefix's weights of what comes next, as ``Fusion.factors``.
+
+    Returns:
+        beam: {prefix: (mass that ends in blank, mass that ends in its last character)}, best first, times exp(-scale);
+        a prefix begins with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix
+        has 1, which spares logarithms.
+    """
+    label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
+    least, scale, beam = math.exp(floor), 0.0, {BOUNDARY: (1.0, 0.0)}
+    probabilities, ones = np.exp(np.asarray(log_probs, float)), [1.0] * alphabet.classes
+    likely = probabilities > least * probabilities.max(1, keepdims=True, initial=0)
+    for frame, possible in zip(probabilities.tolist(), likely, strict=True):
+        options = [(k, alphabet.characters[k - 1], frame[k]) for k in np.flatnonzero(possible).tolist() if k]
+        grown = {
+            prefix: [(blank + character) * frame[0], character * frame[label[prefix[-1]]]]
+            for prefix, (blank, character) in beam.items()
+        }
+        totals = [sum(masses) for masses in grown.values()]
+        # What is less than the least of a full beam would not stay in it.
+        enough = max(least * max(totals), min(totals) if len(beam) == width else 0.0)
+        for prefix, (blank, character) in beam.items() if options else ():
+            total, last = blank + character, prefix[-1]
+            weights = factors(prefix) if factors else ones
+            for k, c, p in options:
+                # A repeat is a new character only after a blank.
+                mass = (blank if c == last else total) * p * weights[k]
+                if mass > enough:
+                    longer = prefix + c
+                    if longer in grown:
+                        grown[longer][1] += mass
+                    else:
+                        grown[longer] = [0.0, mass]
+        ranked = heapq.nlargest(width, grown.items(), key=lambda item: item[1][0] + item[1][1])
+        best = sum(ranked[0][1])
+        beam = {prefix: (b / best, c / best) for prefix, (b, c) in ranked if b + c > least * best}
+        scale += math.log(best)
+        yield beam, scale
+
+
+class PrefixBeam:
+    """A decoder that reads each line as its most probable text: the paths to a text added up.
+
+    Greedy's text always takes part, so that a beam of 2 or more never scores below it.
+    Hannun et al., 2014; without a language model Graves, 2012. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+
+    Arguments:
+        language, alpha, beta, words: see :class:`Fusion`, whose weight is added to a text's log-probability.
+        width: prefixes kept from frame to frame, 1 or more.
+        best: number of texts returned, 1 or more: the winner and its alternatives.
+        floor: natural log; a character in a frame, or a prefix, this far below the best is given up; -inf gives up
+            none and is exact where ``width`` suffices.
+
+    Raises:
+        ValueError: width or best below 1.
+
+    >>> log_probs = np.log([[[0.6, 0.4], [0.6, 0.4]]])  # no "a": 0.36; "a": 0.16 + 0.24 + 0.24, by three paths
+    >>> greedy(log_probs, [2], Alphabet("a"))[0].text, PrefixBeam()(log_probs, [2], Alphabet("a"))[0].text
+    ('', 'a')
+    """
+
+    def __init__(
+        self,
+        language: Language | None = None,
+        width: int = 16,
+        alpha: float = ALPHA,
+        beta: float = BETA,
+        words: Iterable[str] | None = None,
+        best: int = 5,
+        floor: float = -8.0,
+    ):
+        if width < 1 or best < 1:
+            raise ValueError(f"width {width}, best {best}: at least 1 of each")
+        self.width, self.best, self.floor = width, best, floor
+        self.name = "language" if language or words else "beam"
+        self._fusion = functools.lru_cache(4)(lambda alphabet: Fusion(alphabet, language, alpha, beta, words))
+
+    def __call__(self, log_probs, lengths, alphabet: Alphabet) -> list[Reading]:
+        """Read lines; arguments and errors as those of :func:`hwrlib.ctc.greedy`."""
+        firsts = greedy(log_probs, lengths, alphabet)
+        log_probs, lengths = checked(log_probs, lengths, alphabet)
+        return [
+            self._read(line[:length], first, alphabet)
+            for line, length, first in zip(log_probs, lengths, firsts, strict=True)
+        ]
+
+    def _read(self, log_probs: np.ndarray, first: Reading, alphabet: Alphabet) -> Reading:
+        fusion = self._fusion(alphabet) if self.name == "language" else None
+        weight = fusion.log_weight if fusion else lambda text: 0.0
+        beam, scale = {BOUNDARY: (1.0, 0.0)}, 0.0
+        for beam, scale in expand_beam(log_probs, alphabet, self.width, self.floor, fusion and fusion.factors):  # noqa: B007
+            pass  # only the beam after the last frame counts
+        scores = {prefix[1:]: scale + math.log(sum(masses)) for prefix, masses in beam.items()}
+        if fusion:
+            scores = {text: score + math.log(fusion.factors(BOUNDARY + text)[0]) for text, score in scores.items()}
+        if self.width > 1:
+            scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
+        ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])
+        (text, log_probability), *others = [(text, score - weight(text)) for text, score in ranked]
+        labels = alphabet.encode(text)
+        path, spans = forced_align(log_probs, labels)
+        characters = tuple(
+            Character(c, min(math.exp(log_probs[begin:end, k].max()), 1.0), begin, end)
+            for c, k, (begin, end) in zip(text, labels, spans, strict=True)
+        )
+        return Reading(text, log_probability, path_confidence(path, len(text)), characters, tuple(others))

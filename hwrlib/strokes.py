@@ -1,0 +1,87 @@
+"""Pen strokes rendered as lines: training data, and what a drawing pad sends (chapters 2 and 7)."""
+
+import cv2
+import numpy as np
+
+from hwrlib.augment import PAPER, smooth_field
+
+LONGEST = 32  # a rendered line is at most so many heights wide
+FARTHEST = 100_000  # coordinates beyond this are no handwriting
+
+
+def render_strokes(strokes, rng: np.random.Generator, height: int = 128) -> np.ndarray:
+    """Draw pen strokes as a line of ink on paper, cropped as tightly as the lines of IAM.
+
+    Pen width (2 to 5 pixels at 128), pressure, tremor and ink vary from line to line; a line that climbs or falls is
+    levelled first. Strokes of one point are drawn as dots. The stroke format is that of IAM-OnDB (Liwicki & Bunke,
+    2005) and of a drawing pad. Chapter 2 teaches it: notebooks/02_prepare_the_images.ipynb.
+
+    Arguments:
+        strokes: pen-down strokes in writing order, each flat x0, y0, x1, y1, ... in any unit, y downwards.
+        rng: the source of chance; a generator of the same seed draws the same line.
+        height: of the line in pixels.
+
+    Returns:
+        uint8 array (height, width), paper 255, anti-aliased; at least as wide as high: also a single "I" is a line.
+
+    Raises:
+        ValueError: where there is no stroke, or one is empty, of odd length, not finite or absurdly far out.
+
+    >>> render_strokes([[0, 0, 0, 100], [50, 50, 120, 50], [130, 98]], np.random.default_rng(1)).shape[0]
+    128
+    """
+    if not isinstance(strokes, list | tuple | np.ndarray) or len(strokes) == 0:
+        raise ValueError(f"no strokes to render in {strokes!r}: give a list of them, each flat, x0, y0, x1, y1, ...")
+    strokes = _level([_points(stroke, k) for k, stroke in enumerate(strokes)])
+    points = np.vstack(strokes)
+    low, span = points.min(0), np.ptp(points, axis=0)
+    pen = height / 128 * rng.uniform(2.4, 5)
+    margin = pen / 2 + height * rng.uniform(0.01, 0.03)
+    inner = height - 2 * margin
+    # A dash has no height to scale by: its length bounds the scale; a dot keeps its size.
+    scale = min(inner / max(span[1], 1e-6), LONGEST * inner / max(span[0], 1e-6)) if span.any() else 1.0
+    width = max(1, int(np.ceil(span[0] * scale + 2 * margin)))
+    offset = np.array([margin, (height - span[1] * scale) / 2])
+    fine = 3  # drawn three times as large and reduced: OpenCV's pen widths are whole pixels
+    canvas = np.zeros((height * fine, width * fine), np.uint8)
+    tremor, shift = rng.uniform(0, 0.006) * height, 4
+    for stroke in strokes:
+        path = (stroke - low) * scale + offset + tremor * _wander(len(stroke), rng)
+        widths = np.maximum(2, fine * pen * (1 + 0.3 * _wander(len(stroke), rng)[:, 0])).round().astype(int)
+        path = (path * fine * 2**shift).round().astype(int).tolist()
+        for begin, end, thickness in zip(path, [*path[1:], path[-1]], widths.tolist(), strict=True):
+            cv2.line(canvas, begin, end, PAPER, thickness, cv2.LINE_AA, shift)
+    ink = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    ink *= rng.uniform(0.8, 1) * (1 - rng.uniform(0, 0.4) * smooth_field(ink.shape, rng, pitch=12))
+    line = (PAPER - ink).astype(np.uint8)
+    return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=PAPER)
+
+
+def _points(stroke, k: int) -> np.ndarray:
+    """A flat stroke as float points (n, 2), refused with its number where it is none."""
+    try:
+        flat = np.asarray(stroke, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"stroke {k} is not a flat list of numbers x0, y0, x1, y1, ...: {error}") from error
+    if flat.ndim != 1 or flat.size == 0 or flat.size % 2:
+        raise ValueError(f"stroke {k} has shape {flat.shape}; it must be flat, x0, y0, x1, y1, ..., and not empty")
+    if not np.isfinite(flat).all() or np.abs(flat).max() > FARTHEST:
+        raise ValueError(f"stroke {k} has a coordinate that is not finite or beyond {FARTHEST:,}; record it anew")
+    return flat.reshape(-1, 2)
+
+
+def _level(strokes: list[np.ndarray]) -> list[np.ndarray]:
+    """Take out the slope of a line that drifts, as far as its length lets one tell slope from letters."""
+    points = np.vstack(strokes)
+    x, y = (points - points.mean(0)).T
+    if np.ptp(x) < 3 * np.ptp(y) or not x.any():
+        return strokes
+    slope = float(np.clip((x @ y) / (x @ x), -0.12, 0.12))
+    return [stroke - [0, slope] * stroke[:, :1] for stroke in strokes]
+
+
+def _wander(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth random offsets (count, 2), about -1 to 1, along a stroke."""
+    steps = rng.standard_normal((count // 5 + 2, 2)).clip(-1.5, 1.5)
+    at = np.linspace(0, len(steps) - 1, count)
+    return np.stack([np.interp(at, np.arange(len(steps)), steps[:, axis]) for axis in (0, 1)], axis=1)
