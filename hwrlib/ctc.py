@@ -114,9 +114,9 @@ def checked(log_probs, lengths, alphabet: Alphabet) -> tuple[np.ndarray, np.ndar
     Raises:
         ValueError: shapes that do not match, another alphabet, NaN, or values that are no log-probabilities.
     """
-    log_probs, lengths = (
-        np.asarray(a.detach().float().cpu() if isinstance(a, torch.Tensor) else a) for a in (log_probs, lengths)
-    )
+    if isinstance(log_probs, torch.Tensor):
+        log_probs = log_probs.detach().float().cpu()
+    log_probs, lengths = np.asarray(log_probs), np.asarray(lengths)
     if log_probs.ndim != 3 or len(log_probs) == 0:
         raise ValueError(f"log_probs has shape {log_probs.shape}: pass (lines, frames, classes), at least one line")
     lines, most, classes = log_probs.shape
