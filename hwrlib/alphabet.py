@@ -2,6 +2,8 @@
 
 import string
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 
 class AlphabetError(ValueError):
@@ -13,13 +15,13 @@ class Alphabet:
 
     Labels are those of CTC (Graves et al., 2006): 0 is the blank, ``k`` stands for ``characters[k - 1]``.
     Text is brought to Unicode's composed form (NFC) first, so that an accent is part of its letter.
-    Chapter 3 teaches it: notebooks/03_build_the_crnn.ipynb.
+    Chapter 3: notebooks/03_build_the_crnn.ipynb.
 
     Arguments:
-        characters: the characters, each once.
+        characters: the characters, each once; no line breaks or other control characters.
 
     Raises:
-        AlphabetError: where it is empty or a character comes twice.
+        AlphabetError: no string, an empty one, a character twice, or one that no line can show.
 
     >>> alphabet = Alphabet("abc ")
     >>> alphabet.encode("a cab")
@@ -34,10 +36,13 @@ class Alphabet:
     blank = 0
 
     def __init__(self, characters: str):
-        repeated = sorted({c for c in characters if characters.count(c) > 1})
-        if not characters or repeated:
-            reason = f"{''.join(repeated)!r} more than once" if repeated else "no character at all"
-            raise AlphabetError(f"an alphabet names each character once; this one has {reason}")
+        if not isinstance(characters, str) or not characters:
+            raise AlphabetError(f"an alphabet is a string of characters; this is {characters!r}")
+        repeated = "".join(c for c, count in Counter(characters).items() if count > 1)
+        if repeated:
+            raise AlphabetError(f"an alphabet names each character once; this one has {repeated!r} more than once")
+        if any(unicodedata.category(c) in ("Cc", "Cs") for c in characters):
+            raise AlphabetError(f"an alphabet has no control characters or surrogates; this one is {characters!r}")
         self.characters = characters
         self._label = {c: k for k, c in enumerate(characters, start=1)}
 
@@ -47,7 +52,11 @@ class Alphabet:
         return len(self) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text, 1 to ``len(self)``; an AlphabetError names the characters it lacks."""
+        """Labels of a text, 1 to ``len(self)``.
+
+        Raises:
+            AlphabetError: the alphabet lacks characters of it, which are named.
+        """
         text = unicodedata.normalize("NFC", text)
         lacking = sorted(set(text) - set(self._label))
         if lacking:
@@ -57,8 +66,12 @@ class Alphabet:
             )
         return [self._label[c] for c in text]
 
-    def decode(self, labels) -> str:
-        """Text of a sequence of labels, blanks left out."""
+    def decode(self, labels: Iterable[int]) -> str:
+        """Text of a sequence of labels, 0 to ``len(self)``, blanks left out.
+
+        Raises:
+            AlphabetError: a label out of that range.
+        """
         labels = [int(k) for k in labels]
         wrong = [k for k in labels if not 0 <= k <= len(self)]
         if wrong:

@@ -7,13 +7,15 @@ PAPER = 255
 FAINTEST = 90  # least mean ink of a varied line's strokes, of 255
 
 
-def augment(line: np.ndarray, rng: np.random.Generator, strength: float = 1.0, width_divisor: float = 1.0) -> np.ndarray:
+def augment(
+    line: np.ndarray, rng: np.random.Generator, strength: float = 1.0, width_divisor: float = 1.0
+) -> np.ndarray:
     """Return the line as another pen, hand, sheet and scanner might have made it.
 
     Shape: slant, width, height, position, a slight rotation and an elastic distortion (Simard et al., 2003), in one
     pass of resampling. Look: stroke thickness, ink that varies, gamma, blur and paper; a 1-bit scan often comes out
-    like a grey one. Lengths are shares of the height. What each buys in handwriting: Wigington et al. (2017).
-    Chapter 2 teaches it: notebooks/02_prepare_the_images.ipynb.
+    like a grey one. Occlusion: masked spans and ink blots. Lengths are shares of the height. What each buys in
+    handwriting: Wigington et al. (2017). Chapter 2: notebooks/02_prepare_the_images.ipynb.
 
     Arguments:
         line: uint8 array (height, width), paper 255, ink near 0: a prepared line.
@@ -62,7 +64,10 @@ def augment(line: np.ndarray, rng: np.random.Generator, strength: float = 1.0, w
     if rng.random() < (0.3 if grey else 0.6):
         grain = rng.standard_normal(ink.shape, dtype=np.float32) * np.float32(strength * rng.uniform(1, 10))
         ink += grain + smooth_field(ink.shape, rng, pitch=48) * np.float32(strength * rng.uniform(0, 24))
-    return (PAPER - np.clip(ink, 0, PAPER)).astype(np.uint8)
+    line = (PAPER - np.clip(ink, 0, PAPER)).astype(np.uint8)
+    if rng.random() < 0.5:
+        _occlude(line, rng, strength, width_divisor)
+    return line
 
 
 def _reshape(line: np.ndarray, rng: np.random.Generator, strength: float, width_divisor: float) -> np.ndarray:
@@ -89,7 +94,9 @@ def _reshape(line: np.ndarray, rng: np.random.Generator, strength: float, width_
     return cv2.remap(line, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=PAPER)
 
 
-def smooth_field(shape, rng: np.random.Generator, pitch: int, width: int | None = None, centred: bool = False) -> np.ndarray:
+def smooth_field(
+    shape, rng: np.random.Generator, pitch: int, width: int | None = None, centred: bool = False
+) -> np.ndarray:
     """A smooth random field, 0 to 1 or, centred, -1 to 1; pitch is its wavelength in 128ths of the height."""
     height, width = shape[0], width or shape[1]
     cell = max(1.0, height * pitch / 128)
@@ -100,9 +107,25 @@ def smooth_field(shape, rng: np.random.Generator, pitch: int, width: int | None 
 def _thicken(ink: np.ndarray, amount: float, width_divisor: float) -> np.ndarray:
     """Grow (amount above 0) or thin strokes by parts of a pixel; the blend leaves the thinnest half of its ink."""
     change = cv2.dilate if amount > 0 else cv2.erode
-    for kernel, part in ((np.ones((3, 1), np.uint8), abs(amount)), (np.ones((1, 3), np.uint8), abs(amount) / width_divisor)):
+    for kernel, part in (
+        (np.ones((3, 1), np.uint8), abs(amount)),
+        (np.ones((1, 3), np.uint8), abs(amount) / width_divisor),
+    ):
         share = part if amount > 0 else part / 2
         ink = cv2.addWeighted(ink, 1 - share, change(ink, kernel), share, 0)
     return ink
 
 
+def _occlude(line: np.ndarray, rng: np.random.Generator, strength: float, width_divisor: float) -> None:
+    """Hide a few narrow spans under paper, and drop blots of ink: what is hidden must be told from its neighbours."""
+    height, width = line.shape
+    count = strength * width_divisor * width / (8 * height)
+    for _ in range(rng.poisson(count)):
+        span = max(2, round(height * rng.uniform(0.05, 0.35) / width_divisor))
+        begin = int(rng.integers(max(1, width - span)))
+        line[:, begin : begin + span] = PAPER
+    for _ in range(rng.poisson(count)):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        radius = height * rng.uniform(0.01, 0.07)
+        axes = (max(1, round(radius * rng.uniform(0.6, 2) / width_divisor)), max(1, round(radius)))
+        cv2.ellipse(line, centre, axes, 0, 0, 360, PAPER - rng.uniform(120, PAPER), cv2.FILLED, cv2.LINE_AA)

@@ -1,5 +1,6 @@
 """Prepared lines and how they come in batches: words cut from lines, buckets of like width, padding (chapters 2, 4)."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,9 +76,7 @@ class AugmentedLines(Dataset):
         seed: line, epoch and seed decide the augmentation, so that a resumed run repeats it.
     """
 
-    def __init__(
-        self, lines: Sequence[PreparedLine], strength: float = 1.0, width_divisor: float = 1.0, seed: int = 0
-    ):
+    def __init__(self, lines: Sequence[PreparedLine], strength: float = 1.0, width_divisor: float = 1.0, seed: int = 0):
         self.lines, self.strength, self.width_divisor, self.seed = lines, strength, width_divisor, seed
         self.epoch = 0
 
@@ -105,7 +104,12 @@ def rehearse(
         general: prepared lines to draw from; none for own lines alone.
         least: own lines, repetitions counted, that make an epoch.
         seed: decides which general lines are drawn.
+
+    Raises:
+        DataError: no own lines.
     """
+    if not own:
+        raise DataError("there are no own lines to train on; give at least one")
     mixed = own * -(-least // len(own))
     if general:
         drawn = np.random.default_rng(seed).choice(len(general), len(mixed), replace=len(general) < len(mixed))
@@ -182,10 +186,14 @@ class Batch:
     label_lengths: torch.Tensor
     texts: list[str]
 
+    def pin_memory(self) -> "Batch":
+        """The batch in memory that a GPU copies from by itself, as a DataLoader asks for it."""
+        return dataclasses.replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
     def to(self, device: str | torch.device) -> "Batch":
         """The batch with its images and labels on a device; lengths stay on the CPU, where CTC reads them."""
         images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        return Batch(images, self.widths, self.labels.to(device, non_blocking=True), self.label_lengths, self.texts)
+        return dataclasses.replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
 
 
 def collate(lines: Sequence[PreparedLine], multiple: int = 1) -> Batch:
@@ -207,7 +215,7 @@ def collate(lines: Sequence[PreparedLine], multiple: int = 1) -> Batch:
     images = torch.ones(len(lines), 1, lines[0].pixels.shape[0], widest)
     for image, line in zip(images, lines, strict=True):
         image[..., : line.pixels.shape[1]] = to_tensor(line.pixels)
-    labels = torch.tensor([label for line in lines for label in line.labels])
+    labels = torch.tensor([label for line in lines for label in line.labels], dtype=torch.long)
     return Batch(images, widths, labels, torch.tensor([len(line.labels) for line in lines]), [x.text for x in lines])
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hwrlib.alphabet import Alphabet
 from hwrlib.ctc import Character, Reading, checked, forced_align, greedy, path_confidence
@@ -75,7 +76,7 @@ class Fusion:
 
 
 def expand_beam(
-    log_probs,
+    log_probs: ArrayLike,
     alphabet: Alphabet,
     width: int,
     floor: float,
@@ -161,11 +162,12 @@ class PrefixBeam:
         if width < 1 or best < 1:
             raise ValueError(f"width {width}, best {best}: at least 1 of each")
         self.width, self.best, self.floor = width, best, floor
+        words = frozenset(words or ())  # kept: each alphabet's Fusion goes through them
         self.name = "language" if language or words else "beam"
         self._fusion = functools.lru_cache(4)(lambda alphabet: Fusion(alphabet, language, alpha, beta, words))
 
-    def __call__(self, log_probs, lengths, alphabet: Alphabet) -> list[Reading]:
-        """Read lines; arguments and errors as those of :func:`hwrlib.ctc.greedy`."""
+    def __call__(self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet) -> list[Reading]:
+        """Read lines, as :func:`hwrlib.ctc.greedy`; an AlphabetError where the language model lacks a character."""
         firsts = greedy(log_probs, lengths, alphabet)
         log_probs, lengths = checked(log_probs, lengths, alphabet)
         return [

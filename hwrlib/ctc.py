@@ -3,16 +3,19 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from hwrlib.alphabet import Alphabet
 
 STRIDE = 4  # pixels from one frame to the next
+Width = TypeVar("Width", int, torch.Tensor)
 
 
-def frames(width):
+def frames(width: Width) -> Width:
     """Number of frames of a line, an int or a tensor of ints: two poolings divide by 4, the last convolution takes one.
 
     >>> frames(1700)
@@ -93,6 +96,7 @@ class Reading:
         characters: a ``Character`` for each of the text.
         alternatives: (text, log-probability) of the next best, as the decoder ranks them.
         box: (x, y, width, height) in pixels, of a line on a page.
+        rotation: degrees clockwise by which the picture was turned before it was read: 0, 90, 180 or 270.
     """
 
     text: str
@@ -101,6 +105,7 @@ class Reading:
     characters: tuple[Character, ...]
     alternatives: tuple[tuple[str, float], ...] = ()
     box: tuple[int, int, int, int] | None = None
+    rotation: int = 0
 
 
 def path_confidence(log_probability: float, characters: int) -> float:
@@ -108,7 +113,7 @@ def path_confidence(log_probability: float, characters: int) -> float:
     return math.exp(min(0.0, log_probability / max(characters, 1)))
 
 
-def checked(log_probs, lengths, alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray]:
+def checked(log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet) -> tuple[np.ndarray, np.ndarray]:
     """Return what a decoder is given as arrays (N, T, C) and (N,), checked.
 
     Raises:
@@ -138,7 +143,7 @@ def checked(log_probs, lengths, alphabet: Alphabet) -> tuple[np.ndarray, np.ndar
     return log_probs, lengths
 
 
-def greedy(log_probs, lengths, alphabet: Alphabet) -> list[Reading]:
+def greedy(log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet) -> list[Reading]:
     """Read each line along its most probable path: each frame's best class, repeats merged, blanks dropped.
 
     Best path decoding: Graves et al., 2006. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
@@ -174,7 +179,7 @@ def greedy(log_probs, lengths, alphabet: Alphabet) -> list[Reading]:
 greedy.name = "greedy"
 
 
-def forced_align(log_probs, labels: list[int]) -> tuple[float, list[tuple[int, int]]]:
+def forced_align(log_probs: ArrayLike, labels: list[int]) -> tuple[float, list[tuple[int, int]]]:
     """Find the most probable path of a known text through one line (Viterbi): which frames is each character in?
 
     Graves et al., 2006. Chapter 5: notebooks/05_decode_with_ctc.ipynb.

@@ -1,152 +1,142 @@
-"""Lines and transcripts: loaded from anywhere, prepared once, put together in batches (chapters 1 and 2)."""
+"""Lines and transcripts from the Hub, parquet files and folders, checked as they are loaded (chapters 1, 2, 8)."""
 
+import csv
 import io
+import json
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from hwrlib.alphabet import Alphabet
+from hwrlib.images import FORMATS, ImageError, open_image
 from hwrlib.strokes import render_strokes
 
 SAMPLE = Path(__file__).parent / "samples"
 HUB = "Teklia/IAM-line"
+METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images of a folder, as `datasets` has it
 
 # The texts of the LOB corpus (Johansson et al., 1978) that IAM's validation and test lines were copied from, as line
 # ids begin. Pen-stroke forms marked z cut the same texts anew (62 of our 467 validation lines), so they stay out.
 HELD_OUT = r"(c0[46]|d0[13-7]|e0[16]|f0[47]|g0[12347]|h01|m0[12346]|n0[12346]|p0[1236])-\d+z-"
+
+ABBREVIATION = (  # before its last point
+    r"Mr|Mrs|Dr|Esq|Jr|Rev|Prof|Capt|Col|Gen"
+    r"|Co|Ltd|No|Fig|St|ft|lb|etc"
+    r"|[ap]\.m|i\.e|e\.g|[A-Z]|(?:[A-Z]\.)+[A-Z]"  # p.m., J., U.S.
+)
 
 
 class DataError(ValueError):
     """A data set that cannot be used; the message names the row and says why."""
 
 
-def load_lines(split: str = "train", source: str | Path = "iam") -> datasets.Dataset:
-    """Load the lines of one split: a data set with the columns ``image`` and ``text``.
+class LineImage(datasets.Image):
+    """A column that :mod:`hwrlib.images` decodes; `datasets` would try every format that Pillow knows."""
 
-    Chapter 1 teaches it: notebooks/01_explore_the_lines.ipynb.
+    def decode_example(self, value: dict | Image.Image, token_per_repo_id: dict | None = None) -> Image.Image:
+        """The PIL image of {"bytes", "path"}; now and then `datasets` has one already."""
+        return open_image(*_file(value)) if isinstance(value, dict) else value
+
+
+def load_lines(split: str = "train", source: str | Path = "iam") -> datasets.Dataset:
+    """Load the lines of one split: a data set with the columns ``image`` (PIL images) and ``text``.
+
+    Other columns of text or numbers come with them. Chapter 1: notebooks/01_explore_the_lines.ipynb.
 
     Arguments:
         split: "train", "validation" or "test"; any split name where the source is a path.
         source: "iam" (``Teklia/IAM-line`` from the Hugging Face Hub), "sample" (the embedded, synthetic lines), or
             a path: a parquet file, a folder of parquet files named after their splits (the Hub's layout), or a folder
-            of images with ``metadata.csv`` or ``metadata.jsonl`` (``file_name``, ``text``): one folder per split, or
+            of images with ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``): one folder per split, or
             one for all, which is then "train".
 
     Raises:
         FileNotFoundError: no such path, or nothing of that split in it.
-        DataError: a missing column, an empty transcript, a missing or unreadable image; the row is named.
+        DataError: a missing column, an empty transcript, a missing or unreadable image, or one outside the folder; the
+            row is named.
 
     >>> lines = load_lines("validation", "sample")
     >>> sorted({"image", "text"} & set(lines.column_names))
     ['image', 'text']
     """
     if source == "iam":
-        return datasets.load_dataset(HUB, split=split)
+        return _checked(datasets.load_dataset(HUB, split=split), HUB)
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file or folder; a source is "iam", "sample" or a path')
-    files = [path] if path.suffix == ".parquet" else _parquet_files(path, split)
-    lines = _from_parquet(files) if files else _from_image_folder(path, split)
-    _check_rows(lines, path)
-    return lines.cast_column("image", datasets.Image())
-
-
-def load_strokes(path: str | Path, alphabet: Alphabet, seed: int = 0) -> datasets.Dataset:
-    """Pen strokes (columns ``strokes``, ``text``) rendered as lines; characters outside the alphabet are dropped.
-
-    Where there is a ``line_id``, forms that share their text with IAM's validation or test lines stay out.
-    """
-    table = datasets.Dataset.from_parquet(str(path))
-    if "line_id" in table.column_names:
-        table = table.filter(lambda line_id: not re.match(HELD_OUT, line_id), input_columns="line_id")
-    table = table.select_columns(["strokes", "text"])
-
-    def render(row, index):
-        line = render_strokes(row["strokes"], np.random.default_rng((seed, index)))
-        return {"image": Image.fromarray(line), "text": alphabet.drop(spaced(row["text"]))}
-
-    features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"))
-    return table.map(render, with_indices=True, remove_columns=["strokes"], features=features)
-
-
-ABBREVIATIONS = r"(?:Mr|Mrs|Dr|Fig|St|Gen|etc|Ltd|No|ft|lb|Co|Esq|Jr|Rev|Prof|Capt|Col|[A-Z]|[ap]\.m|i\.e|e\.g|(?:[A-Z]\.)+[A-Z])"
-
-
-def spaced(text: str) -> str:
-    """The text with punctuation set apart as IAM's transcripts set it: "word ." and "( word )", but "Mr." and "2,000".
-
-    >>> spaced('He (Mr. Fox) said: "It is 2,000, isn\'t it?"')
-    'He ( Mr. Fox ) said : " It is 2,000 , isn\'t it ? "'
-    """
-    text = re.sub(r"(\w) ?' ?(s|ve|re|ll|d|m)\b", r"\1'\2", text.replace(",,", '"'))
-    text = re.sub(r'([!"();?])', r" \1 ", text)
-    text = re.sub(r"(?<!\d)([,:])|([,:])(?!\d)", r" \1\2 ", text)
-    text = re.sub(r"(^|\s)'(?=\w)", r"\1 ' ", text)
-    text = re.sub(rf"(?<![\w.])({ABBREVIATIONS}) \.(?=\s)", r"\1.", text)  # "Mr ." of some writers
-    text = re.sub(rf"\b(?<!\.)(?!{ABBREVIATIONS}\.)([\w'-]+)\.(?=\s|$)", r"\1 .", text)
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _parquet_files(folder: Path, split: str) -> list[Path]:
-    return [f for place in (folder, folder / "data") for f in sorted(place.glob(f"{split}*.parquet"))]
-
-
-def _from_parquet(files: list[Path]) -> datasets.Dataset:
-    lines = datasets.Dataset.from_parquet([str(f) for f in files])
-    _need_columns(lines.column_names, ("image", "text"), files[0])
-    return lines.cast_column("image", datasets.Image(decode=False))
-
-
-def _from_image_folder(path: Path, split: str) -> datasets.Dataset:
+    found = [f for place in (path, path / "data") for f in sorted(place.glob(f"{split}*.parquet"))]
+    files = [path] if path.suffix == ".parquet" else found
+    if files:
+        return _checked(_from_parquet(files, "image"), files[0] if len(files) == 1 else path)
     folders = (path / split, path) if split == "train" else (path / split,)  # without folders per split, all is "train"
-    places = [f / n for f in folders for n in ("metadata.csv", "metadata.jsonl") if (f / n).exists()]
-    if not places:
-        raise FileNotFoundError(
-            f"{path}: found neither {split}*.parquet nor metadata.csv or metadata.jsonl for the split {split!r}"
-        )
-    metadata = places[0]
-    if metadata.suffix == ".csv":
-        table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
-    else:
-        table = pd.read_json(metadata, lines=True, dtype=False)  # "007" stays a text
-    _need_columns(table.columns, ("file_name", "text"), metadata)
-    images = [str(metadata.parent / name) for name in table.file_name]
-    texts = table.text.astype(object).where(table.text.notna(), None).tolist()  # None: the row is named later
-    return datasets.Dataset.from_dict({"image": images, "text": texts}).cast_column(
-        "image", datasets.Image(decode=False)
-    )
+    found = [folder / name for folder in folders for name in METADATA if (folder / name).exists()]
+    if not found:
+        raise FileNotFoundError(f"{path}: found neither {split}*.parquet nor {' or '.join(METADATA)} for {split!r}")
+    if len(found) > 1 and found[0].parent == found[1].parent:
+        raise DataError(f"{found[0].parent} has both {' and '.join(METADATA)}; put all rows into one of them")
+    rows = read_metadata(found[0])
+    images = [{"path": str(image), "bytes": None} for image, _ in rows]
+    lines = datasets.Dataset.from_dict({"image": images, "text": [text for _, text in rows]})
+    return _checked(lines, found[0], embedded=False)
 
 
-def _need_columns(columns, needed: tuple[str, str], source: Path) -> None:
-    missing = [c for c in needed if c not in columns]
-    if missing:
-        raise DataError(f"{source}: no column {' and '.join(missing)}; it has {', '.join(columns)}")
+def read_metadata(path: Path) -> list[tuple[Path, str]]:
+    """The image and the text of each row of a ``metadata.jsonl`` or ``metadata.csv``, the texts as they are written.
+
+    Raises:
+        DataError: a row, named from 0, that is not UTF-8, not of the format, without ``file_name`` or ``text``, or that
+            names a file outside the folder.
+    """
+    content, rows = path.read_bytes().decode("utf-8-sig", "surrogateescape"), []
+    try:
+        if path.suffix == ".csv":
+            found = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+        else:
+            found = map(json.loads, filter(str.strip, content.split("\n")))
+        for row in found:
+            fields = [row.get(name) for name in ("file_name", "text")] if isinstance(row, dict) else [None]
+            if not all(isinstance(field, str) for field in fields):
+                raise DataError(f"no text in its columns file_name and text; it is {str(row)[:100]}")
+            if None in row:
+                raise DataError("more fields than columns: a text with a comma needs double quotes around it")
+            if re.search("[\ud800-\udfff]", "".join(fields)):  # half a character of JSON, or a byte that is none
+                raise DataError("it is not UTF-8: save the file as UTF-8")
+            rows.append((inside(path.parent, fields[0]), fields[1]))
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise DataError(f"{path}, row {len(rows)}: {error}") from error
+    return rows
 
 
-def _check_rows(lines: datasets.Dataset, source: Path) -> None:
-    """Refuse empty transcripts and files that are no images, before anybody waits for a training to meet them."""
-    if not len(lines):
-        raise DataError(f"{source}: it holds no line")
-    for row, line in enumerate(lines):
-        text, image = line["text"], line["image"]
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{source}, row {row}: the transcript is empty; write what the image says or drop the row")
-        if not image or not (image["bytes"] or image["path"]):
-            raise DataError(f"{source}, row {row} ({text!r}): it has no image")
-        try:
-            Image.open(io.BytesIO(image["bytes"]) if image["bytes"] else image["path"]).close()
-        except OSError as error:
-            raise DataError(f"{source}, row {row} ({text!r}): the image cannot be read: {error}") from error
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a file that is named in a folder, refused where it leads out of it.
+
+    Arguments:
+        folder: where the name was found, in a metadata file or an archive, say.
+        name: relative to the folder, with "/" between folders.
+
+    Raises:
+        DataError: an absolute path, a drive, a backslash, "..", or a link to another place.
+
+    >>> inside("lines", "../secret.png")
+    Traceback (most recent call last):
+    hwrlib.data.DataError: the file name '../secret.png' leads out of lines: give one of a file in that folder
+    """
+    path = Path(folder) / name
+    foreign = set("\\\0") & set(name) or PureWindowsPath(name).anchor or ".." in PurePosixPath(name).parts
+    # realpath follows links, and raises nothing where they lead in a circle.
+    if foreign or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"the file name {name!r} leads out of {folder}: give one of a file in that folder")
+    return path
 
 
 def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Split lines into those to learn from and those held out: every fifth, and at least one.
 
-    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
+    Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
 
     Arguments:
         lines: two or more rows.
@@ -166,13 +156,109 @@ def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset,
 
 
 def training_lines(source: str | Path) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The lines to train on and those to validate on, of any source of :func:`hwrlib.data.load_lines`.
+    """The lines to train on and those to validate on, of any source of :func:`load_lines`.
 
     Without a split for validation, as in the folder of one's own lines from chapter 7, :func:`hold_out` makes one.
-    Chapter 8 teaches it: notebooks/08_teach_it_your_hand.ipynb.
+    Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
     """
     lines = load_lines("train", source)
     try:
         return lines, load_lines("validation", source)
     except FileNotFoundError:
         return hold_out(lines)
+
+
+def load_strokes(path: str | Path, alphabet: Alphabet, seed: int = 0) -> datasets.Dataset:
+    """Pen strokes rendered as lines; characters outside the alphabet are dropped.
+
+    Arguments:
+        path: a parquet file with the columns ``strokes``, as for :func:`hwrlib.strokes.render_strokes`, and ``text``.
+            Where there is a ``line_id``, forms that share their text with IAM's validation or test lines stay out.
+        alphabet: of the network that is to learn from them.
+        seed: decides, with the row, the pen of each line.
+
+    Raises:
+        DataError: a missing column, or strokes that cannot be drawn; the row is named.
+    """
+    table = _from_parquet([Path(path)], "strokes")
+    if "line_id" in table.column_names:
+        table = table.filter(lambda line_id: not re.match(HELD_OUT, line_id), input_columns="line_id")
+
+    def render(strokes: list[list[float]], text: str, row: int) -> dict:
+        try:
+            line = render_strokes(strokes, np.random.default_rng((seed, row)))
+            return {"image": Image.fromarray(line), "text": alphabet.drop(spaced(text))}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}, row {row}: {error}") from error
+
+    lines = table.map(render, with_indices=True, input_columns=["strokes", "text"], remove_columns=table.column_names)
+    return lines.cast_column("image", LineImage())
+
+
+def spaced(text: str) -> str:
+    r"""The text with punctuation set apart as IAM's transcripts set it: "word ." and "( word )", but "Mr." and "2,000".
+
+    >>> spaced('He (Mr. Fox) said: "It is 2,000, isn\'t it?"')
+    'He ( Mr. Fox ) said : " It is 2,000 , isn\'t it ? "'
+    """
+    text = re.sub(r"(\w) ?' ?(s|ve|re|ll|d|m)\b", r"\1'\2", text.replace(",,", '"'))
+    text = re.sub(r'([!"();?])', r" \1 ", text)
+    text = re.sub(r"(?<!\d)([,:])|([,:])(?!\d)", r" \1\2 ", text)
+    text = re.sub(r"(^|\s)'(?=\w)", r"\1 ' ", text)
+    text = re.sub(rf"(?<![\w.])({ABBREVIATION}) \.(?=\s)", r"\1.", text)  # "Mr ." of some writers
+    text = re.sub(rf"\b(?<!\.)(?!(?:{ABBREVIATION})\.)([\w'-]+)\.(?=\s|$)", r"\1 .", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _from_parquet(files: list[Path], content: str) -> datasets.Dataset:
+    """The rows of parquet files that have the columns ``text`` and what it is the text of."""
+    try:
+        rows = datasets.Dataset.from_parquet([str(file) for file in files])
+    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(f"{', '.join(map(str, files))} cannot be read as parquet: {error}; fetch it again") from error
+    missing = [name for name in (content, "text") if name not in rows.column_names]
+    if missing:
+        raise DataError(f"{files[0]}: no column {' and '.join(missing)}; it has {', '.join(rows.column_names)}")
+    return rows
+
+
+def _checked(lines: datasets.Dataset, source: str | Path, embedded: bool = True) -> datasets.Dataset:
+    """Refuse empty transcripts and files that are no images, before anybody waits for a training to meet them.
+
+    Images that are ``embedded`` in the data set are never taken from a file of this machine that a row names.
+    """
+    if not len(lines):
+        raise DataError(f"{source}: it holds no line")
+    # Any other column of images, sounds or videos would be decoded by `datasets`.
+    columns = [c for c, kind in lines.features.items() if c == "image" or isinstance(kind, datasets.Value)]
+    try:
+        lines = lines.select_columns(columns).cast_column("image", datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{source}: the column image holds no images ({error})") from error
+    for row, line in enumerate(lines):
+        text, image = line["text"], line["image"]
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{source}, row {row}: the transcript is empty; write what the image says or drop the row")
+        if not image or (embedded and image["bytes"] is None):
+            raise DataError(f"{source}, row {row} ({text!r}): it has no image")
+        try:
+            _check_header(*_file(image))
+        except (OSError, ImageError) as error:
+            raise DataError(f"{source}, row {row} ({text!r}): the image cannot be read: {error}") from error
+    return lines.cast_column("image", LineImage())
+
+
+def _file(image: dict) -> tuple[bytes, str]:
+    """The bytes of a row's image and what a message calls it."""
+    if image["bytes"] is not None:
+        return image["bytes"], image["path"] or "the image"
+    if not os.path.isfile(image["path"]):  # a pipe would be read for ever
+        raise FileNotFoundError(f"{image['path']}: no such file")
+    return Path(image["path"]).read_bytes(), image["path"]
+
+
+def _check_header(data: bytes, name: str) -> None:
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS).close()  # to decode them all would take forty times as long
+    except Exception:  # noqa: BLE001 - each decoder has its own; open_image says what is wrong, and knows HEIC
+        open_image(data, name)

@@ -1,11 +1,10 @@
-"""A character n-gram: how likely is each next character, given the few before it?
-
-Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
-"""
+"""A character n-gram: how likely is each next character, given the few before it (chapter 5)?"""
 
 import functools
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -17,12 +16,12 @@ BOUNDARY = "\n"  # stands before the first and after the last character; label 0
 class Language:
     """Interpolated Kneser-Ney n-gram over the characters of an alphabet and the end of the line.
 
-    Arguments:
-        alphabet: the `Alphabet` whose characters it predicts.
-        tables: for each order from 1, (keys, shares): the n-grams as ascending numbers in base ``alphabet.classes``,
-            and the discounted probability of each one's last character.
+    :func:`train` makes one, ``Language.load`` reads one. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
 
-    `train` makes one and `Language.load` reads one. Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
+    Arguments:
+        alphabet: whose characters it predicts.
+        tables: for each order from 1, (keys, shares): the n-grams as ascending numbers in base ``alphabet.classes``,
+            and the discounted probability of each one's last character, 0 to 1.
 
     >>> language = train(["abab", "ab"], Alphabet("abc"), order=2)
     >>> probabilities = np.exp(language.row("a"))
@@ -30,28 +29,29 @@ class Language:
     'end:0.07 a:0.13 b:0.77 c:0.03'
     """
 
-    def __init__(self, alphabet, tables):
+    def __init__(self, alphabet: Alphabet, tables: Sequence[tuple[np.ndarray, np.ndarray]]):
         self.alphabet, self.tables = alphabet, tables
         self._label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
         self._index = [np.unique(keys // alphabet.classes, return_index=True) for keys, _ in tables]
         self._probabilities = functools.lru_cache(1 << 15)(self._interpolate)
 
     @property
-    def order(self):
+    def order(self) -> int:
         """Length of the longest n-gram: one more than the characters that it looks back."""
         return len(self.tables)
 
-    def row(self, context):
+    def row(self, context: str) -> np.ndarray:
         """Natural log-probabilities (C,) of what follows a context: index 0 the end of the line, k the k-th character.
 
-        context: the text so far, of which the last ``order - 1`` characters count; a line starts with `BOUNDARY`.
+        Arguments:
+            context: the text so far, of which the last ``order - 1`` characters count; ``BOUNDARY`` stands first.
         """
         return np.log(self._following(context))
 
-    def _following(self, context):
+    def _following(self, context: str) -> np.ndarray:
         return self._probabilities(context[max(len(context) - self.order + 1, 0) :])
 
-    def _interpolate(self, context):
+    def _interpolate(self, context: str) -> np.ndarray:
         """Probabilities after a context: the seen n-grams' shares; the rest goes where a shorter context says."""
         classes = self.alphabet.classes
         lower = self._probabilities(context[1:]) if context else np.full(classes, 1 / classes)
@@ -66,18 +66,18 @@ class Language:
         row[keys[span] % classes] += shares[span]
         return row
 
-    def log_probability(self, text):
-        """Natural log-probability of a whole line, its end included."""
+    def log_probability(self, text: str) -> float:
+        """Natural log-probability of a whole line, its end included; an AlphabetError names characters it lacks."""
         labels = [*self.alphabet.encode(text), 0]
         line = BOUNDARY + unicodedata.normalize("NFC", text)
         return float(sum(math.log(self._following(line[: i + 1])[label]) for i, label in enumerate(labels)))
 
-    def bits(self, texts):
-        """Bits per character of texts that it has not seen, each line's end counted; perplexity is 2 ** bits."""
+    def bits(self, texts: Sequence[str]) -> float:
+        """Bits per character of lines that it has not seen, each line's end counted; perplexity is 2 ** bits."""
         total = sum(self.log_probability(text) for text in texts)
         return -total / math.log(2) / sum(len(text) + 1 for text in texts)
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write it to an .npz file, no pickles in it: the characters, the gaps between keys, the shares in 16 bits."""
         arrays = {"characters": np.array(self.alphabet.characters)}
         for order, (keys, shares) in enumerate(self.tables, start=1):
@@ -85,21 +85,28 @@ class Language:
         np.savez_compressed(path, **arrays)
 
     @classmethod
-    def load(cls, path):
-        """Read one that `save` wrote."""
+    def load(cls, path: str | Path) -> "Language":
+        """Read one that ``save`` wrote."""
         with np.load(path, allow_pickle=False) as file:
             alphabet = Alphabet(str(file["characters"]))
             orders = range(1, len(file.files) // 2 + 1)
             return cls(alphabet, [(np.cumsum(file[f"gaps_{n}"]), file[f"shares_{n}"].astype(float)) for n in orders])
 
 
-def train(texts, alphabet=IAM, order=6, prune=1):
+def train(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune: int = 1) -> Language:
     """Estimate an n-gram by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
-    texts: lines of text, brought to NFC. alphabet: `Alphabet`; its AlphabetError names characters that it lacks, see
-    `Alphabet.drop`. order: 1 to 6. prune: n-grams of order 4 and more seen at most so many times are left to the
-    shorter ones. Returns a `Language`. Raises ValueError on no text or another order.
-    Chapter 5 teaches it: notebooks/05_decode_with_ctc.ipynb
+    Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+
+    Arguments:
+        texts: lines of text; they are brought to NFC.
+        alphabet: of all their characters; see ``Alphabet.drop``.
+        order: 1 to 6.
+        prune: n-grams of order 4 and more that were seen at most so many times are left to the shorter ones.
+
+    Raises:
+        AlphabetError: the alphabet lacks characters, which are named.
+        ValueError: no text, or another order.
     """
     lines = [alphabet.encode(text) for text in texts if text]
     if not lines or not 1 <= order <= 6:
@@ -128,8 +135,12 @@ def train(texts, alphabet=IAM, order=6, prune=1):
     return Language(alphabet, tables)
 
 
-def discounts(counts):
-    """What to take off a count of 1, of 2, of 3 or more, from how many n-grams have counts 1 to 4 (same paper)."""
+def discounts(counts: np.ndarray) -> np.ndarray:
+    """What to take off a count of 1, of 2, and of 3 or more (same paper).
+
+    Arguments:
+        counts: (number of n-grams,) how often each was seen, 1 or more; how many have 1 to 4 decides.
+    """
     having = np.bincount(counts, minlength=5)[1:5].astype(float)
     if not having.all():
         return np.array([0.5, 0.75, 0.9])  # too few n-grams to estimate from: a small text, or single characters

@@ -1,70 +1,83 @@
-"""Error rates of readings, with intervals, alignments and confusions: what is wrong, how often, and how surely.
+"""Error rates of readings, with intervals, alignments and confusions: what is wrong, how often, how surely (chapter 6).
 
 Texts are compared as they are, spaces and case included, after Unicode NFC on both sides ("é" is one character
 however it was typed). Rates are micro-averaged: all errors over all reference characters (or words). They can exceed 1.
-Chapter 6 teaches it: notebooks/06_analyse_the_errors.ipynb
+References and predictions are lists of texts, one for each line, as :func:`cer` says.
 """
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import jiwer
 import numpy as np
 import pandas as pd
-from rapidfuzz.distance import Levenshtein
 
 SAMPLES, SEED, QUANTILES = 1000, 0, [0.025, 0.975]  # of every bootstrap
-
-# jiwer's default transforms strip and collapse spaces; these two only split.
-UNITS = {
+UNITS = {  # jiwer's default transforms strip and collapse spaces; these two only split
     "character": (jiwer.process_characters, jiwer.ReduceToListOfListOfChars()),
     "word": (jiwer.process_words, jiwer.ReduceToListOfListOfWords()),
 }
 
 
-def _pairs(references, predictions):
-    """Return both lists in NFC, or say why they cannot be compared."""
-    pairs = {"references": references, "predictions": predictions}
-    for name, texts in pairs.items():
+def _pairs(references: Sequence[str], predictions: Sequence[str]) -> list[list[str]]:
+    """Both lists in NFC; a ValueError says why they cannot be compared."""
+    pairs = []
+    for name, texts in {"references": references, "predictions": predictions}.items():
         if isinstance(texts, str):
             raise ValueError(f"{name} is a single string: pass a list with one string per line.")
-        pairs[name] = list(texts)
-        for index, text in enumerate(pairs[name]):
+        pairs.append(list(texts))
+        for index, text in enumerate(pairs[-1]):
             if not isinstance(text, str):
                 raise ValueError(f"{name}[{index}] is {type(text).__name__}, not str: pass one transcript per line.")
-    references, predictions = ([unicodedata.normalize("NFC", text) for text in texts] for texts in pairs.values())
-    if len(references) != len(predictions):
-        raise ValueError(f"{len(references)} references but {len(predictions)} predictions: pass one per line.")
-    if not references:
+    if len(pairs[0]) != len(pairs[1]):
+        raise ValueError(f"{len(pairs[0])} references but {len(pairs[1])} predictions: pass one per line.")
+    if not pairs[0]:
         raise ValueError("references and predictions are empty: a rate needs at least one line.")
-    return references, predictions
+    return [[unicodedata.normalize("NFC", text) for text in texts] for texts in pairs]
 
 
-def _counts(references, predictions, unit):
-    """Return two arrays (lines,): the edit distance and the reference's length of each line, in `unit`s."""
+def _aligned(references: Sequence[str], predictions: Sequence[str], unit: str = "character") -> list[list[tuple]]:
+    """Each line's alignment with the fewest errors, in steps (kind, reference, prediction) of one unit."""
     process, split = UNITS[unit]
     output = process(*_pairs(references, predictions), split, split)
-    errors = [
-        sum(max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx) for c in line if c.type != "equal")
-        for line in output.alignments
-    ]
-    return np.array(errors), np.array([len(reference) for reference in output.references])
+    lines = zip(output.references, output.hypotheses, output.alignments, strict=True)
+    return [[step for chunk in chunks for step in _steps(chunk, *texts)] for *texts, chunks in lines]
 
 
-def _rate(errors, lengths, unit):
-    """Return the micro-averaged rate; nothing read from nothing is 0, anything read from nothing has no rate."""
+def _steps(chunk: jiwer.AlignmentChunk, reference: list[str], prediction: list[str]) -> list[tuple[str, str, str]]:
+    left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+    right = prediction[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    return [(chunk.type, *sides) for sides in zip_longest(left, right, fillvalue="")]
+
+
+def _counts(references: Sequence[str], predictions: Sequence[str], unit: str) -> np.ndarray:
+    """Errors and reference lengths (2, lines), in units."""
+    kinds = [Counter(kind for kind, _, _ in steps) for steps in _aligned(references, predictions, unit)]
+    return np.array([(line.total() - line["equal"], line.total() - line["insert"]) for line in kinds]).T
+
+
+def _rate(errors: np.ndarray, lengths: np.ndarray, unit: str) -> float:
+    """The micro-averaged rate; nothing read from nothing is 0, anything read from nothing has no rate."""
     if lengths.sum() == 0 and errors.sum() > 0:
         raise ValueError(f"references hold no {unit}: a rate needs at least one reference {unit}.")
     return float(errors.sum() / max(lengths.sum(), 1))
 
 
-def cer(references, predictions):
-    """Return the character error rate: insertions, deletions and substitutions over reference characters.
+def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Character error rate: insertions, deletions and substitutions (Levenshtein, 1966) over reference characters.
 
-    `references`, `predictions`: lists of strings, one per line (distance: Levenshtein, 1966; computed by jiwer). A line
-    with an empty reference adds its insertions and no length. Raises ValueError for lists that differ in length, are
-    empty or hold anything but strings, and where all references are empty but something was read (nothing read: 0.0).
+    Chapter 6: notebooks/06_analyse_the_errors.ipynb.
+
+    Arguments:
+        references: what was written, a text for each line; an empty one adds its insertions and no length.
+        predictions: what was read, a text for each line.
+
+    Raises:
+        ValueError: lists that differ in length, are empty or hold anything but strings; all references empty, but
+            something read (nothing read: 0.0).
 
     >>> [cer(["hello"], [text]) for text in ("helo", "hallo", "helloo", "hello")]  # helloo: 1/5, not 1/6
     [0.2, 0.2, 0.2, 0.0]
@@ -75,8 +88,8 @@ def cer(references, predictions):
     return _rate(*_counts(references, predictions, "character"), "character")
 
 
-def wer(references, predictions):
-    """Return the word error rate: `cer` counted in words, which are what stands between spaces.
+def wer(references: Sequence[str], predictions: Sequence[str]) -> float:
+    """Word error rate: :func:`cer` counted in words, which are what stands between spaces.
 
     >>> wer(["hello world"], ["helo world"]), wer(["the quick brown fox"], ["the quik brown fox"])
     (0.5, 0.25)
@@ -84,8 +97,8 @@ def wer(references, predictions):
     return _rate(*_counts(references, predictions, "word"), "word")
 
 
-def without_spaces_before_punctuation(text):
-    """Return the text with the spaces before `. , ; : ! ? )` removed: done to both sides for the second scoring row.
+def without_spaces_before_punctuation(text: str) -> str:
+    """The text without the spaces before ``. , ; : ! ? )``: done to both sides for the second scoring row.
 
     >>> without_spaces_before_punctuation("Well , he said ( once ) .")
     'Well, he said ( once).'
@@ -93,25 +106,19 @@ def without_spaces_before_punctuation(text):
     return re.sub(r" +(?=[.,;:!?)])", "", text)
 
 
-def align(reference, prediction):
-    """Return the alignment of two strings with the fewest errors: a list of (kind, reference, prediction).
+def align(reference: str, prediction: str) -> list[tuple[str, str, str]]:
+    """The alignment of two texts with the fewest errors, in steps (kind, reference, prediction) of one character.
 
-    One step a character; `kind` is equal, substitute, delete or insert, a missing side the empty string. Joining a side
-    gives its string (in NFC); steps that are not equal are the Levenshtein distance. Between ties rapidfuzz chooses.
+    A kind is equal, substitute, delete or insert; a missing side is the empty string.
 
     >>> align("cat", "at")
     [('delete', 'c', ''), ('equal', 'a', 'a'), ('equal', 't', 't')]
     """
-    (reference,), (prediction,) = _pairs([reference], [prediction])
-    return [
-        ("substitute" if tag == "replace" else tag, left, right)
-        for tag, begin, end, start, stop in Levenshtein.opcodes(reference, prediction)
-        for left, right in zip_longest(reference[begin:end], prediction[start:stop], fillvalue="")
-    ]
+    return _aligned([reference], [prediction])[0]
 
 
-def character_class(character):
-    """Return lower, upper, digit, space, punctuation or, for anything else (a lone accent, say), other.
+def character_class(character: str) -> str:
+    """One of lower, upper, digit, space, punctuation or, for anything else (a lone accent, say), other.
 
     >>> [character_class(c) for c in "aÉ7 ,"]
     ['lower', 'upper', 'digit', 'space', 'punctuation']
@@ -121,14 +128,14 @@ def character_class(character):
     return next((name for name, test in tests.items() if test(character)), last)
 
 
-def edits(references, predictions):
-    """Return the alignments of all lines as one table, the ground of the analyses below.
+def edits(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+    """The alignments of all lines as one table, the ground of the analyses below.
 
-    Columns: line (number), kind, reference, prediction, class (of the reference character, or of the inserted one),
-    errors (0 or 1), characters (0 for an insertion, else 1), place (0..1, how far along the reference).
+    Returns:
+        line (number), kind, reference, prediction, class (of the reference character, or of the inserted one), errors
+        (0 or 1), characters (0 for an insertion, else 1), place (0 to 1, how far along the reference).
     """
-    pairs = enumerate(zip(*_pairs(references, predictions), strict=True))
-    rows = [(line, *edit) for line, pair in pairs for edit in align(*pair)]
+    rows = [(line, *step) for line, steps in enumerate(_aligned(references, predictions)) for step in steps]
     table = pd.DataFrame(rows, columns=["line", "kind", "reference", "prediction"])
     table["class"] = [character_class(left or right) for _, _, left, right in rows]
     table["errors"] = (table["kind"] != "equal").astype(int)
@@ -138,8 +145,8 @@ def edits(references, predictions):
     return table
 
 
-def per_line(references, predictions):
-    """Return one row per line: line, reference, prediction, errors, characters, word_errors, words, cer (maybe NaN)."""
+def per_line(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+    """A row for each line: line, reference, prediction, errors, characters, word_errors, words, cer (maybe NaN)."""
     references, predictions = _pairs(references, predictions)
     table = pd.DataFrame({"line": range(len(references)), "reference": references, "prediction": predictions})
     table["errors"], table["characters"] = _counts(references, predictions, "character")
@@ -147,20 +154,21 @@ def per_line(references, predictions):
     return table.assign(cer=table["errors"] / table["characters"].replace(0, np.nan))
 
 
-def confusions(table):
-    """Return how often each character was read as another: reference, prediction, count, most frequent first.
+def confusions(table: pd.DataFrame) -> pd.DataFrame:
+    """How often each character was read as another: reference, prediction, count, most frequent first.
 
-    `table`: what `edits` returns. A deletion has an empty prediction, an insertion an empty reference.
+    Arguments:
+        table: what :func:`edits` returns; a deletion has an empty prediction, an insertion an empty reference.
     """
     counts = table[table["errors"] == 1].groupby(["reference", "prediction"]).size().rename("count").reset_index()
     return counts.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 
-def merges(table):
-    """Return the many-to-one and one-to-many errors (`rn` read as `m`, `d` as `cl`), most frequent first.
+def merges(table: pd.DataFrame) -> pd.DataFrame:
+    """One character read as two or three, or two or three as one (``rn`` as ``m``), most frequent first.
 
-    `table`: what `edits` returns. Edits in a row with nothing right between them are joined; what counts is one
-    character against two or three. Columns as in `confusions`.
+    Arguments:
+        table: what :func:`edits` returns; errors in a row, with nothing right between them, count as one.
 
     >>> merges(edits(["turn", "modern art", "dear"], ["tum", "modem art", "clear"])).values.tolist()
     [['rn', 'm', 2], ['d', 'cl', 1]]
@@ -172,19 +180,25 @@ def merges(table):
     return confusions(joined[(np.minimum(*lengths) == 1) & np.maximum(*lengths).isin([2, 3])].assign(errors=1))
 
 
-def _resample(errors, lengths):
-    """Return rates (SAMPLES, groups) over lines drawn with replacement, from counts (lines, groups) or (lines,)."""
+def _resample(errors: np.ndarray, lengths: np.ndarray) -> pd.DataFrame:
+    """Rates (SAMPLES, groups) of lines drawn with replacement, from counts (lines, groups) or (lines,)."""
     weights = np.random.default_rng(SEED).multinomial(len(errors), np.full(len(errors), 1 / len(errors)), size=SAMPLES)
     lengths = weights @ lengths
     return pd.DataFrame((weights @ errors) / np.where(lengths > 0, lengths, np.nan))
 
 
-def rate_by(table, by):
-    """Return the error rate of each group with its 95 % interval, from a bootstrap over lines (Bisani and Ney, 2004).
+def rate_by(table: pd.DataFrame, by: str | Sequence) -> pd.DataFrame:
+    """The error rate of each group with its 95 % interval, from a bootstrap over lines (Bisani and Ney, 2004).
 
-    `table`: from `edits` or `per_line` (columns line, errors, characters). `by`: a column's name, or one label or bin
-    (`pd.cut`, `pd.qcut`) per row. Returns errors, characters, lines, rate, low, high, indexed by group; a group of
-    insertions alone has no rate (NaN). Raises ValueError where a row belongs to no group.
+    Arguments:
+        table: from :func:`edits` or :func:`per_line`.
+        by: a column's name, or one label or bin (``pd.cut``, ``pd.qcut``) for each row.
+
+    Returns:
+        errors, characters, lines, rate, low, high of each group; a group of insertions alone has no rate (NaN).
+
+    Raises:
+        ValueError: a row belongs to no group.
     """
     groups = table[by] if isinstance(by, str) else pd.Series(np.asarray(by), index=table.index)
     if groups.isna().any():
@@ -196,17 +210,19 @@ def rate_by(table, by):
     return result.assign(rate=result["errors"] / result["characters"].replace(0, np.nan), low=low, high=high)
 
 
-def accuracy_by(table, by):
-    """Return the share of reference characters read right for each value of a column of `edits` (class, reference).
+def accuracy_by(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The share of reference characters read right, as :func:`rate_by` but accuracy in place of rate.
 
-    Columns as in `rate_by`, accuracy in place of rate. Insertions belong to no reference character: left out.
+    Arguments:
+        table: what :func:`edits` returns; insertions belong to no reference character and are left out.
+        by: a column's name, such as class or reference.
     """
     rates = rate_by(table[table["characters"] == 1], by).rename(columns={"rate": "accuracy"})
     return rates.assign(accuracy=1 - rates["accuracy"], low=1 - rates["high"], high=1 - rates["low"])
 
 
-def score(references, predictions):
-    """Return `{"cer": ..., "wer": ...}`, each with rate, low and high (95 % interval, bootstrap over lines)."""
+def score(references: Sequence[str], predictions: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``{"cer": ..., "wer": ...}``, each with rate, low and high (95 % interval, bootstrap over lines)."""
     result = {}
     for name, unit in (("cer", "character"), ("wer", "word")):
         errors, lengths = _counts(references, predictions, unit)
@@ -215,11 +231,18 @@ def score(references, predictions):
     return result
 
 
-def compare(references, first, second, unit="character"):
-    """Return how much `second` differs from `first` on the same lines, by a paired bootstrap (Bisani and Ney, 2004).
+def compare(
+    references: Sequence[str], first: Sequence[str], second: Sequence[str], unit: str = "character"
+) -> dict[str, float]:
+    """How much a second reading of the same lines differs from a first, by a paired bootstrap (Bisani and Ney, 2004).
 
-    `unit`: character or word. Returns difference (rate of second minus rate of first), its 95 % interval low, high,
-    and improved: the share of draws in which second has the lower rate (identical systems: 0).
+    Arguments:
+        references, first, second: what was written, and the two readings; lists of one text for each line.
+        unit: "character" or "word".
+
+    Returns:
+        difference (the second's rate less the first's), low and high of its 95 % interval, and improved: the share of
+        draws in which the second has the lower rate (identical readings: 0).
     """
     (before, lengths), (after, _) = _counts(references, first, unit), _counts(references, second, unit)
     difference = _rate(after, lengths, unit) - _rate(before, lengths, unit)
@@ -228,8 +251,8 @@ def compare(references, first, second, unit="character"):
     return {"difference": difference, "low": low, "high": high, "improved": float((draws < 0).mean())}
 
 
-def report(references, predictions):
-    """Return what may be published of a reading, ready for JSON: counts, rates, intervals, classes, confusions, merges.
+def report(references: Sequence[str], predictions: Sequence[str]) -> dict:
+    """What may be published of a reading, ready for JSON: counts, rates, intervals, classes, confusions, merges.
 
     No line and no transcript is in it: texts appear as single characters and as merges of at most three.
     """

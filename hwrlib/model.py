@@ -1,15 +1,17 @@
 """The network: convolutions see strokes, a BiLSTM reads them in both directions, CTC needs no alignment (chapter 3)."""
 
 import contextlib
+import functools
+import io
 import json
-import os
+import pickletools
+import re
 import zipfile
 from pathlib import Path
 
 import pandas as pd
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -17,19 +19,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from hwrlib.alphabet import IAM, Alphabet, AlphabetError
 from hwrlib.ctc import frames
 
-WIDEST_DIVISOR = 8  # beyond it no letter of IAM has a frame of its own
+FILES = ["config.json", "model.safetensors"]
+LARGEST_CONFIG = 200_000  # bytes: tens of thousands of characters
 LARGEST_CHECKPOINT = 400_000_000  # bytes unpacked: the reference's has 110 million, its optimiser's state included
+RECORDS = r"byteorder|data\.pkl|data/\d+|version"  # of a checkpoint, those that torch.load needs
+GLOBALS = r"__main__ CharacterMapper|collections OrderedDict|torch (Float|Long)Storage|torch\._utils _rebuild_tensor_v2"
 
 
 class WeightsError(ValueError):
     """Weights that cannot be used; the message names the file and says why."""
-
-
-def _calibration(given: dict[str, list[float]] | None) -> dict[str, list[float]]:
-    for name, pair in (given or {}).items():
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(v, int | float) for v in pair):
-            raise ValueError(f"calibration of {name} is {pair!r}; give an offset and a slope")
-    return dict(given or {})
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -> list[nn.Module]:
@@ -39,7 +37,6 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -
 class CRNN(
     nn.Module,
     PyTorchModelHubMixin,
-    coders={Alphabet: (lambda alphabet: alphabet.characters, Alphabet)},
     license="other",
     license_name="iam-non-commercial-research",
     tags=["handwriting-recognition", "image-to-text", "ctc"],
@@ -53,7 +50,7 @@ class CRNN(
     Arguments:
         alphabet: the characters it writes; one output class more for the blank.
         width_divisor: 1 to 8, what the width of its lines is divided by, for ``prepare``.
-        calibration: for each decoder's name the (offset, slope) of its confidence; see ``Recognizer``.
+        calibration: for each decoder's name the [offset, slope] of its confidence; see ``Recognizer``.
 
     Raises:
         ValueError: a width divisor out of range, or a calibration that is none.
@@ -70,11 +67,13 @@ class CRNN(
         calibration: dict[str, list[float]] | None = None,
     ):
         super().__init__()
-        if isinstance(width_divisor, bool) or not isinstance(width_divisor, int | float):
-            raise ValueError(f"width_divisor is {width_divisor!r}; give a number from 1 to {WIDEST_DIVISOR}")
-        if not 1 <= width_divisor <= WIDEST_DIVISOR:
-            raise ValueError(f"width_divisor is {width_divisor}; give 1 to {WIDEST_DIVISOR}")
-        self.alphabet, self.width_divisor, self.calibration = alphabet, width_divisor, _calibration(calibration)
+        calibration = {} if calibration is None else calibration
+        if not _are_numbers([width_divisor], 1, 8):
+            raise ValueError(f"width_divisor is {width_divisor!r}; give a number from 1 to 8")
+        pairs = calibration.values() if isinstance(calibration, dict) else [calibration]
+        if not all(isinstance(p, list | tuple) and len(p) == 2 and _are_numbers(p, -100, 100) for p in pairs):
+            raise ValueError(f"calibration is {calibration!r}; give each decoder an [offset, slope] from -100 to 100")
+        self.alphabet, self.width_divisor, self.calibration = alphabet, width_divisor, calibration
         self.cnn = nn.Sequential(
             *_convolution(1, 64),
             nn.MaxPool2d((2, 2)),
@@ -98,18 +97,37 @@ class CRNN(
 
         Arguments:
             source: the folder or name.
-            options: huggingface_hub's own.
+            options: huggingface_hub's own: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
 
         Raises:
-            FileNotFoundError: no such folder, and no name on the Hub.
+            FileNotFoundError: no such folder, and nothing to be had from the Hub under that name.
             WeightsError: a file that is missing, damaged or of another network.
         """
-        if not Path(source).is_dir():
-            if os.sep in str(source) and str(source).count("/") != 1:
-                raise FileNotFoundError(f"{source}: no such folder of weights, and no name on the Hugging Face Hub")
-            names = ["config.json", "model.safetensors"]
-            source = snapshot_download(str(source), allow_patterns=names, **options)
-        return _load_folder(Path(source))
+        folder = Path(source)
+        if not folder.is_dir():
+            if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
+                raise FileNotFoundError(f"{source}: no folder of weights, and no OWNER/NAME on the Hugging Face Hub")
+            try:
+                folder = Path(snapshot_download(str(source), allow_patterns=FILES, **options))
+            except OSError as error:  # no such name, no access or no network
+                raise FileNotFoundError(
+                    f"{source}: no folder, and not to be had from the Hub: {_one_line(error)}"
+                ) from error
+        config, weights = (folder / name for name in FILES)
+        with _explained(config):
+            model = _from_config(config)
+        with _explained(weights):
+            return _fill(model, load_file(weights))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Save what the network is now; the mixin would write what it was made with."""
+        super()._save_pretrained(save_directory)
+        settings = {
+            "alphabet": self.alphabet.characters,
+            "width_divisor": self.width_divisor,
+            "calibration": self.calibration,
+        }
+        (save_directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor | None = None) -> torch.Tensor:
         """Log-probabilities of the classes in every frame.
@@ -129,7 +147,7 @@ class CRNN(
         return self.classify(self.features(images, widths), widths)
 
     def features(self, images: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-        """The sequence (N, T, 256) that the convolutions hand to the BiLSTM."""
+        """The sequence (N, T, 256) that the convolutions hand to the BiLSTM; arguments and errors as in ``forward``."""
         if images.ndim != 4 or images.shape[1:3] != (1, 128):
             raise ValueError(f"the network takes images (N, 1, 128, W), not {tuple(images.shape)}: use hwrlib.prepare")
         if (narrowest := int(widths.min())) < 8:
@@ -145,7 +163,7 @@ class CRNN(
         return self.map2seq(x.permute(0, 3, 1, 2).flatten(2))
 
     def classify(self, sequence: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (N, T, classes) of a sequence from :meth:`features`; lines end at their own last frame."""
+        """Log-probabilities (N, T, classes) of a sequence from ``features``, each line read to its own last frame."""
         lengths, total = frames(widths).cpu(), sequence.shape[1]
         with self._float32():
             x = sequence if self.training else sequence.float()
@@ -188,21 +206,12 @@ class AuxiliaryHead(nn.Module):
 
     Arguments:
         model: the network.
-        frozen: whether the convolutions stay as they are, the statistics of their batch norm included (chapter 8).
     """
 
-    def __init__(self, model: CRNN, frozen: bool = False):
+    def __init__(self, model: CRNN):
         super().__init__()
-        self.model, self.frozen = model, frozen
+        self.model = model
         self.head = nn.Conv1d(256, model.alphabet.classes, 3, padding=1)
-        model.cnn.requires_grad_(not frozen)
-
-    def train(self, mode: bool = True) -> "AuxiliaryHead":
-        """Go into training mode; frozen convolutions do not, or batch norm would still count what it sees."""
-        super().train(mode)
-        if self.frozen:
-            self.model.cnn.eval()
-        return self
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (N, T, classes) of the network, and of the auxiliary head."""
@@ -226,19 +235,14 @@ def layer_table(model: CRNN, width: int = 1700) -> pd.DataFrame:
     """
     rows = {}
 
-    def note(name):
-        def hook(module, inputs, output):
-            output = output[0] if isinstance(output, tuple) else output
-            parameters = sum(p.numel() for p in module.parameters())
-            weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
-            pointwise = isinstance(module, nn.BatchNorm2d | nn.ReLU | nn.MaxPool2d)
-            positions = output[0, 0].numel() if output.ndim == 4 else output.shape[1]
-            rows[name] = (tuple(output.shape[1:]), parameters, 0 if pointwise else weights * positions)
+    def note(name, module, inputs, output):
+        output = output[0] if isinstance(output, tuple) else output
+        weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
+        positions = output[0, 0].numel() if output.ndim == 4 else output.shape[1]
+        rows[name] = (tuple(output.shape[1:]), sum(p.numel() for p in module.parameters()), weights * positions)
 
-        return hook
-
-    leaves = [(n, m) for n, m in model.named_modules() if not list(m.children())]
-    hooks = [module.register_forward_hook(note(name)) for name, module in leaves]
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(functools.partial(note, name)) for name, module in leaves]
     training = model.training
     with torch.no_grad():
         model.eval()(torch.ones(1, 1, 128, width, device=next(model.parameters()).device))
@@ -250,33 +254,46 @@ def layer_table(model: CRNN, width: int = 1700) -> pd.DataFrame:
     return table
 
 
-def _load_folder(folder: Path) -> CRNN:
-    """The network saved in a folder: all its tensors and no other, in the shapes that config.json asks for."""
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    for file in (config, weights):
-        if not file.is_file():
-            raise WeightsError(f"{folder}: no {file.name} in it, so it holds no weights of this network")
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        model = CRNN(Alphabet(settings["alphabet"]), settings["width_divisor"], settings.get("calibration"))
-    except KeyError as error:
-        raise WeightsError(f"{config}: no {error} in it; save the weights again with save_pretrained") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{config}: {error}") from error
-    try:
-        model.load_state_dict(load_file(weights), strict=True)
-    except SafetensorError as error:
-        pointer = weights.read_bytes()[:40].startswith(b"version https://git-lfs")
-        why = "a Git LFS pointer: fetch the file itself, with `git lfs pull`" if pointer else f"cut off or damaged ({error})"
-        raise WeightsError(f"{weights}: this is {why}") from error
-    except RuntimeError as error:  # missing, foreign or misshapen tensors, a line each
-        raise WeightsError(f"{weights}: these are not the weights of this network: {_one_line(error)}") from error
-    return model.eval()
+def _are_numbers(values, lowest: float, highest: float) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and lowest <= v <= highest for v in values)
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 300 else text[:300] + " ..."
+    text = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
+    return " ".join(text.split())[:300]
+
+
+@contextlib.contextmanager
+def _explained(file: Path):
+    """Turn whatever goes wrong while weights are read from a file into a WeightsError of one line that names it."""
+    try:
+        if not file.is_file():
+            raise ValueError("no such file")
+        with file.open("rb") as stream:
+            if stream.read(40).startswith(b"version https://git-lfs"):
+                raise ValueError("a Git LFS pointer; fetch the file itself, with `git lfs pull`")
+        yield
+    except Exception as error:  # whatever a damaged or hostile file makes json, safetensors, zipfile and torch raise
+        raise WeightsError(f"{file}: no weights of this network: {_one_line(error)}") from error
+
+
+def _from_config(file: Path) -> CRNN:
+    """The untrained network that a config.json describes."""
+    if file.stat().st_size > LARGEST_CONFIG:
+        raise ValueError(f"over {LARGEST_CONFIG:,} bytes of settings")
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or not {"alphabet", "width_divisor"} <= settings.keys():
+        raise ValueError("no alphabet or no width_divisor in it; save the weights again with save_pretrained")
+    return CRNN(Alphabet(settings["alphabet"]), settings["width_divisor"], settings.get("calibration"))
+
+
+def _fill(model: CRNN, tensors: dict[str, torch.Tensor]) -> CRNN:
+    """The network with these tensors, ready to read; all must be there, no other, in their shapes, and finite."""
+    model.load_state_dict(tensors)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite (NaN or inf)")
+    return model.eval()
 
 
 class CharacterMapper:
@@ -289,29 +306,45 @@ def load_reference_checkpoint(path: str | Path) -> CRNN:
     Chapter 3: notebooks/03_build_the_crnn.ipynb.
 
     Arguments:
-        path: the file; its ``model_state_dict`` and ``char_mapper`` (``chars``, ``char2idx``) are used.
+        path: the file; its ``model_state_dict`` and ``char_mapper`` (``char2idx``) are used.
 
     Raises:
         FileNotFoundError: no such file.
         WeightsError: over 400 MB unpacked, anything else in it than tensors, plain values and that one class, or no
             checkpoint of this network.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path}: this is no checkpoint that torch.save wrote") from error
-    if unpacked > LARGEST_CHECKPOINT:
-        raise WeightsError(f"{path}: {unpacked:,} bytes unpacked; the reference's checkpoint has about 110 million")
-    try:
-        with torch.serialization.safe_globals([(CharacterMapper, "__main__.CharacterMapper")]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        labels, state = checkpoint["char_mapper"].char2idx, checkpoint["model_state_dict"]
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    with _explained(path), torch.serialization.safe_globals([(CharacterMapper, "__main__.CharacterMapper")]):
+        checkpoint = torch.load(_repacked(path), map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not {"model_state_dict", "char_mapper"} <= checkpoint.keys():
+            raise ValueError("no model_state_dict or no char_mapper in it")
+        labels = checkpoint["char_mapper"].char2idx
         characters = [c for c in sorted(labels, key=labels.get) if labels[c] > 0]
         if [labels[c] for c in characters] != list(range(1, len(characters) + 1)):
             raise AlphabetError(f"its labels do not run from 1 to {len(characters)}")
-        model = CRNN(Alphabet("".join(characters)))
-        model.load_state_dict(state)
-    except Exception as error:  # whatever a hostile file makes torch raise
-        raise WeightsError(f"{path}: this is no checkpoint of the reference ({_one_line(error)})") from error
-    return model.eval()
+        return _fill(CRNN(Alphabet("".join(characters))), checkpoint["model_state_dict"])
+
+
+def _repacked(path: Path) -> io.BytesIO:
+    """A checkpoint in a zip of our own: torch reads what was checked here, and nothing else.
+
+    The file itself can look different to Python's zip reader and to torch's. What is stored, not compressed, cannot
+    grow beyond the file. And even torch's careful unpickler makes a bytearray of any length, so names are checked.
+    """
+    with zipfile.ZipFile(path) as source:
+        records = source.infolist()
+        unpacked = sum(record.file_size for record in records)
+        if unpacked > LARGEST_CHECKPOINT or any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError(f"{unpacked:,} bytes unpacked, or compressed, which torch.save does not do")
+        contents = {record.filename.partition("/")[2]: source.read(record) for record in records}
+    for opcode, argument, _ in pickletools.genops(contents.get("data.pkl", b"")):
+        if "GLOBAL" in opcode.name and not re.fullmatch(GLOBALS, str(argument)):
+            raise ValueError(f"{argument} in it, which a checkpoint does not need")
+    with zipfile.ZipFile(repacked := io.BytesIO(), "w") as target:
+        for name in contents:
+            if re.fullmatch(RECORDS, name):
+                target.writestr(f"checkpoint/{name}", contents[name])
+    repacked.seek(0)
+    return repacked

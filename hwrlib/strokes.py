@@ -1,5 +1,7 @@
 """Pen strokes rendered as lines: training data, and what a drawing pad sends (chapters 2 and 7)."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -9,23 +11,23 @@ LONGEST = 32  # a rendered line is at most so many heights wide
 FARTHEST = 100_000  # coordinates beyond this are no handwriting
 
 
-def render_strokes(strokes, rng: np.random.Generator, height: int = 128) -> np.ndarray:
+def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 128) -> np.ndarray:
     """Draw pen strokes as a line of ink on paper, cropped as tightly as the lines of IAM.
 
     Pen width (2 to 5 pixels at 128), pressure, tremor and ink vary from line to line; a line that climbs or falls is
     levelled first. Strokes of one point are drawn as dots. The stroke format is that of IAM-OnDB (Liwicki & Bunke,
-    2005) and of a drawing pad. Chapter 2 teaches it: notebooks/02_prepare_the_images.ipynb.
+    2005) and of a drawing pad. Chapter 2: notebooks/02_prepare_the_images.ipynb.
 
     Arguments:
         strokes: pen-down strokes in writing order, each flat x0, y0, x1, y1, ... in any unit, y downwards.
         rng: the source of chance; a generator of the same seed draws the same line.
-        height: of the line in pixels.
+        height: of the line, in pixels.
 
     Returns:
         uint8 array (height, width), paper 255, anti-aliased; at least as wide as high: also a single "I" is a line.
 
     Raises:
-        ValueError: where there is no stroke, or one is empty, of odd length, not finite or absurdly far out.
+        ValueError: no stroke, or one that is empty, of odd length, not finite or absurdly far out.
 
     >>> render_strokes([[0, 0, 0, 100], [50, 50, 120, 50], [130, 98]], np.random.default_rng(1)).shape[0]
     128

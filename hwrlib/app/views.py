@@ -7,6 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from hwrlib.ctc import Character, Reading
+from hwrlib.recognizer import MARGIN
+
 SURE, DOUBTFUL = 0.9, 0.6  # characters below are underlined: dotted, then wavy
 WIDEST = 1000  # pixels of a page as shown: light enough for a notebook
 
@@ -27,26 +30,22 @@ STYLE = """<style>
 </style>"""
 
 
-def line_html(pixels: np.ndarray, reading) -> str:
+def line_html(pixels: np.ndarray, reading: Reading) -> str:
     """A line as the network sees it, what was read, and what else it might say.
 
     Each character is shaded by its doubt, underlined where that is large, and says its confidence under the pointer.
-    Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
         pixels: uint8 (128, W), the prepared line: :func:`hwrlib.images.prepare_pixels` with the model's width_divisor.
-        reading: the :class:`hwrlib.ctc.Reading` of that line.
+        reading: of that line.
     """
     height, width = pixels.shape
-    marks = "".join(
-        f'<rect x="{4 * c.begin}" width="{4 * (c.end - c.begin)}" height="{height}" fill="{_shade(c)}" '
-        f'stroke="#0072b2" stroke-opacity="0.5"><title>{_says(c)}</title></rect>'
-        for c in reading.characters
-    )
+    seen = width + MARGIN  # a last character reaches into the paper that reading adds
     image = f'<image width="{width}" height="{height}" href="{_data_uri(pixels, "PNG", optimize=True)}" />'
     picture = (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="The line as the network sees it">{image}{marks}</svg>'
+        f'<svg viewBox="0 0 {seen} {height}" width="{seen}" height="{height}" role="img" '
+        f'aria-label="The line as the network sees it">{image}{"".join(map(_mark, reading.characters))}</svg>'
     )
     if not reading.text:
         return _view(picture + '<p class="hwr-text">(nothing was read)</p>')
@@ -63,8 +62,10 @@ def line_html(pixels: np.ndarray, reading) -> str:
     return _view(picture + read + note + others)
 
 
-def page_html(page: np.ndarray, readings) -> str:
+def page_html(page: np.ndarray, readings: list[Reading]) -> str:
     """A page with its lines boxed; the text of the line under the pointer, or with the focus, stands above it.
+
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
         page: uint8 (H, W), grey, as :func:`hwrlib.images.load_page` gives it.
@@ -101,22 +102,31 @@ def _view(content: str) -> str:
     return f'{STYLE}<div class="hwr-view">{content}</div>'
 
 
-def _character(character) -> str:
+def _mark(character: Character) -> str:
+    """The columns of a character, shaded, over the picture of its line."""
+    begin, end = character.columns
+    return (
+        f'<rect x="{begin}" width="{end - begin}" height="100%" fill="{_shade(character)}" '
+        f'stroke="#0072b2" stroke-opacity="0.5"><title>{_says(character)}</title></rect>'
+    )
+
+
+def _character(character: Character) -> str:
     kind = "" if character.confidence >= SURE else "hwr-dotted" if character.confidence >= DOUBTFUL else "hwr-wavy"
     look = f'class="{kind}" style="background: {_shade(character)}" title="{_says(character)}"'
     return f"<span {look}>{html.escape(character.text)}</span>"
 
 
-def _says(character) -> str:
+def _says(character: Character) -> str:
     name = "space" if character.text == " " else character.text
     return html.escape(f"{name}  {character.confidence:.0%} sure")
 
 
-def _shade(character) -> str:
+def _shade(character: Character) -> str:
     return f"rgba(213, 94, 0, {0.6 * (1 - character.confidence):.2f})"
 
 
-def _box(reading, letters: int) -> str:
+def _box(reading: Reading, letters: int) -> str:
     x, y, width, height = reading.box
     text = html.escape(reading.text or "(nothing was read)")
     longest = max(1, len(reading.text)) * letters * 0.55
@@ -130,7 +140,7 @@ def _box(reading, letters: int) -> str:
     )
 
 
-def _data_uri(pixels, kind: str, **options) -> str:
+def _data_uri(pixels: np.ndarray | Image.Image, kind: str, **options) -> str:
     data = io.BytesIO()
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     image.save(data, kind, **options)

@@ -8,16 +8,17 @@ import anywidget
 import ipywidgets
 import numpy as np
 import traitlets
+from PIL import Image
 
 from hwrlib.app.corrections import as_zip, keep
 from hwrlib.app.views import download_html, error_html, line_html, page_html
 from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import load_page, prepare_pixels
-from hwrlib.recognizer import is_line
-from hwrlib.strokes import render_strokes
 from hwrlib.page.lines import NO_WRITING, find_lines
+from hwrlib.recognizer import Recognizer, is_line
+from hwrlib.strokes import render_strokes
 
-FAILURES = (ValueError, OSError, RuntimeError)  # what bad images, full disks and full memory raise
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
 
 
 class DrawingPad(anywidget.AnyWidget):
@@ -26,7 +27,7 @@ class DrawingPad(anywidget.AnyWidget):
     ``strokes`` holds what was written: for each time the pen was down a flat list x0, y0, x1, y1, ... in pixels, y
     downwards. It changes when the pen has rested for 0.4 s, and on undo and clear; setting it draws. Control+Z takes a
     stroke back, Escape clears. The front end is pad.js and pad.css.
-    Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
     """
 
     _esm = Path(__file__).parent / "pad.js"
@@ -45,8 +46,10 @@ class _Typical:
         return np.zeros(size)
 
 
-def strokes_to_line(strokes) -> np.ndarray:
+def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
     """Draw the strokes of a pad as a line: like the training's own lines, with its typical pen and no chance in it.
+
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
         strokes: as for :func:`hwrlib.strokes.render_strokes`, which also says what is raised.
@@ -63,15 +66,16 @@ def strokes_to_line(strokes) -> np.ndarray:
 class ReadingApp(ipywidgets.VBox):
     """A pad and an upload button; whatever they get is read and shown at once, and can be corrected and kept.
 
-    What is at least five times as wide as high is read as a line, all else as a page. Everything stays in the kernel.
-    Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
+    What is at least five times as wide as high is read as a line, and so is a picture in which one line is found; all
+    else is a page. Everything stays in the kernel.
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        recognizer: a :class:`hwrlib.Recognizer`; with a beam for a decoder it shows alternatives.
+        recognizer: with a beam for a decoder it shows alternatives.
         folder: where corrected lines are kept; made when the first is. See :func:`hwrlib.app.corrections.keep`.
     """
 
-    def __init__(self, recognizer, folder: str | Path = "my_lines"):
+    def __init__(self, recognizer: Recognizer, folder: str | Path = "my_lines"):
         self.recognizer, self.folder = recognizer, Path(folder)
         self.pad = DrawingPad()
         self.upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Upload an image")
@@ -89,7 +93,7 @@ class ReadingApp(ipywidgets.VBox):
         self.download.on_click(self._on_download)
         self._on_sample_line()
 
-    def show(self, image, name: str = "the image") -> None:
+    def show(self, image: str | Path | bytes | np.ndarray | Image.Image, name: str = "the image") -> None:
         """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
         self._show(lambda: self._read(load_page(image)), name)
 
@@ -105,23 +109,24 @@ class ReadingApp(ipywidgets.VBox):
             self.note.value = _status(f"Read {name} in {time.perf_counter() - begin:.2f} s.")
 
     def _read(self, page: np.ndarray):
-        return self._read_line(page) if is_line(page) else self._read_page(page)
-
-    def _read_line(self, line: np.ndarray):
-        pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
-        reading = self.recognizer.read_prepared([pixels])[0]
-        return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
-
-    def _read_page(self, page: np.ndarray):
+        if is_line(page):
+            return self._read_line(page)
         lines = find_lines(page)  # not read_page: each line's own image is wanted, to be kept
         if not lines:
             raise ValueError(NO_WRITING)
+        if len(lines) == 1:
+            return self._read_line(lines[0].image)
         readings = self.recognizer.read_found(lines)
         rows = [
             self._correction(line.image, reading.text, f"Line {k}")
             for k, (line, reading) in enumerate(zip(lines, readings, strict=True), 1)
         ]
         return page_html(page, readings), rows
+
+    def _read_line(self, line: np.ndarray):
+        pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
+        reading = self.recognizer.read_prepared([pixels])[0]
+        return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
 
     def _correction(self, image: np.ndarray, text: str, label: str) -> ipywidgets.HBox:
         """A line's text to correct, with a button that keeps it."""
@@ -136,7 +141,7 @@ class ReadingApp(ipywidgets.VBox):
                 said.value = error_html(_why(error))
             else:
                 said.value = _status(f"Kept as {path}")
-                field.disabled = button.disabled = True  # an image has one text; later changes go to metadata.csv
+                field.disabled = button.disabled = True  # an image has one text; later changes go to metadata.jsonl
 
         button.on_click(on_click)
         return _row(field, button, said)

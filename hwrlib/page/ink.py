@@ -14,7 +14,7 @@ AREA = 1_500_000  # pixels looked at: a page of 40 lines still has 35 rows a lin
 FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 PAPER = 41  # px of the reduced scale: wider than any stroke
 SHEET = 6  # the sheet's border is sought on a picture so many times smaller again
-SKEWS = np.arange(-8, 8.01, 0.5)  # degrees
+SKEWS = np.arange(-15, 15.01, 0.5)  # degrees
 DENSEST = 0.3  # the share of ink beyond which a picture is no page of writing
 SQUARE = np.ones((3, 3), np.uint8)
 
@@ -23,16 +23,24 @@ class Level(NamedTuple):
     """The page's ink made level, on the reduced scale, and how that lies on the page."""
 
     ink: np.ndarray  # bool (H, W)
-    hidden: np.ndarray  # uint8 (H, W): 1 where ink, rules or a desk are
+    hidden: np.ndarray  # uint8 (H, W): 1 where ink, rulings or a desk are
     stroke: float  # the pen's width in pixels
+    ruled: float  # 0 to 1: the share of what is dark that is rulings
     page: np.ndarray  # uint8, full size, dark on light
-    paper: np.ndarray  # uint8: the brightness of its paper, on the reduced scale, not turned
+    paper: np.ndarray  # uint8: the brightness of its paper, on the reduced scale, not rotated
     scale: float
     back: np.ndarray  # (2, 3): from places in `ink` to places in `paper`
 
 
-def level_ink(page) -> Level | None:
-    """The ink of a page (uint8, (H, W)); None where no writing can be."""
+def level_ink(page: np.ndarray) -> Level | None:
+    """Find the ink of a page and make it level.
+
+    Arguments:
+        page: uint8 (H, W), tilted by up to 15 degrees.
+
+    Returns:
+        the ink and where it lies; None where no writing can be.
+    """
     scale = min(1.0, (AREA / page.size) ** 0.5)
     if min(page.shape) * scale < 8:
         return None
@@ -43,17 +51,22 @@ def level_ink(page) -> Level | None:
     faint, strong = thresholds(contrast)
     if not 0 < (contrast > strong).mean() < DENSEST:
         return None
-    turn, size = turning(contrast.shape, find_skew(contrast > strong))
-    contrast, sheet = (cv2.warpAffine(picture, turn, size) for picture in (contrast, sheet))
-    ink = contrast > strong
+    matrix, size = rotation(contrast.shape, find_skew(contrast > strong))
+    contrast, sheet = (cv2.warpAffine(picture, matrix, size) for picture in (contrast, sheet))
+    ink, marks = contrast > strong, contrast > faint
     stroke = stroke_width(ink)
-    rules = find_rules((contrast > faint).astype(np.uint8), stroke)
-    ink &= ~rules
-    hidden = (ink | rules | (sheet == 0)).astype(np.uint8)
-    return Level(ink, hidden, stroke, page, paper, scale, cv2.invertAffineTransform(turn)) if ink.any() else None
+    rulings = find_rulings(marks.astype(np.uint8), stroke)
+    if rulings.any():
+        rulings &= ~is_overwritten(contrast, ink & ~rulings, rulings)
+    ink &= ~rulings
+    if not ink.any():
+        return None
+    hidden = (ink | rulings | (sheet == 0)).astype(np.uint8)
+    ruled = np.count_nonzero(rulings) / np.count_nonzero(marks)
+    return Level(ink, hidden, stroke, ruled, page, paper, scale, cv2.invertAffineTransform(matrix))
 
 
-def is_negative(grey) -> bool:
+def is_negative(grey: np.ndarray) -> bool:
     """Whether the writing is white on black: of what stands out from its surroundings, ink is the smaller part."""
     if np.median(grey) > np.percentile(grey, (1, 99)).mean():  # most of the picture is light: that is paper
         return False
@@ -63,7 +76,7 @@ def is_negative(grey) -> bool:
     return 0 < np.count_nonzero(light) < np.count_nonzero(dark)
 
 
-def contrast_to_paper(grey):
+def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How much darker than its paper each pixel is (255 = black), the paper's own brightness, and the sheet's mask."""
     smooth = cv2.medianBlur(grey, 3)
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
@@ -76,7 +89,7 @@ def contrast_to_paper(grey):
     return contrast, paper, sheet
 
 
-def find_sheet(paper):
+def find_sheet(paper: np.ndarray) -> np.ndarray:
     """255 on the sheet, 0 on a dark desk around it: what reaches the picture's border and is sharply darker."""
     small = cv2.resize(paper, None, fx=1 / SHEET, fy=1 / SHEET, interpolation=cv2.INTER_AREA)
     small = np.maximum(cv2.medianBlur(small, 5), 1)
@@ -94,12 +107,12 @@ def find_sheet(paper):
     return cv2.resize(sheet, paper.shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def is_darker(falls) -> bool:
+def is_darker(falls: np.ndarray) -> bool:
     """Whether most of a region's edge is a sharp fall: shadows are softer or brighter than a dark desk."""
     return falls.size > 0 and np.median(falls) > 2.2
 
 
-def thresholds(contrast):
+def thresholds(contrast: np.ndarray) -> tuple[float, float]:
     """The contrast above the paper's noise, and Otsu's between ink and what is fainter; 255 where nothing is dark."""
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
@@ -110,13 +123,13 @@ def thresholds(contrast):
     return faint, cv2.threshold(seen.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0]
 
 
-def find_skew(ink) -> float:
+def find_skew(ink: np.ndarray) -> float:
     """The angle in degrees at which the row profile of the ink is sharpest; level where it matters little."""
     ys, xs = np.nonzero(ink)
     step = max(1, len(xs) // 20_000)
     xs, ys = xs[::step] - ink.shape[1] / 2, ys[::step]
 
-    def sharpness(angle):
+    def sharpness(angle: float) -> float:
         rows = (ys - xs * np.tan(np.radians(angle)) + ink.shape[1]) / 2
         profile = np.bincount(rows.astype(int)).astype(float)
         return (np.diff(profile) ** 2).sum() * (1 - 0.02 * abs(angle))
@@ -125,38 +138,38 @@ def find_skew(ink) -> float:
     return float(max(best + np.arange(-0.4, 0.41, 0.1), key=sharpness))
 
 
-def turning(shape, angle):
-    """The matrix that turns a picture by an angle, and the (width, height) that holds all of it."""
+def rotation(shape: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """The matrix that rotates a picture (H, W) by an angle in degrees, and the (width, height) that holds all of it."""
     rows, columns = shape
-    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle, 1)
-    cos, sin = abs(turn[0, 0]), abs(turn[0, 1])
+    matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle, 1)
+    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
     size = int(np.ceil(columns * cos + rows * sin)), int(np.ceil(columns * sin + rows * cos))
-    turn[:, 2] += (size[0] - columns) / 2, (size[1] - rows) / 2
-    return turn, size
+    matrix[:, 2] += (size[0] - columns) / 2, (size[1] - rows) / 2
+    return matrix, size
 
 
-def stroke_width(ink) -> float:
+def stroke_width(ink: np.ndarray) -> float:
     """Twice the area over the outline: the pen's width in pixels."""
     ink = ink.astype(np.uint8)
     return 2 * int(ink.sum()) / max(1, int(ink.sum()) - int(cv2.erode(ink, SQUARE).sum()))
 
 
-def find_rules(marks, stroke):
-    """The mask of printed rules, across and down, without the strokes that cross them."""
+def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
+    """The mask of printed rulings, across and down, without the strokes that cross them."""
     across, bars = long_runs(marks, stroke)
     down, posts = (runs.T for runs in long_runs(np.ascontiguousarray(marks.T), stroke))
-    rules = (bars | posts) > 0
+    rulings = (bars | posts) > 0
     for run, other, axis in ((across, down, 0), (down, across, 1)):
         starts = np.count_nonzero(np.diff(run, axis=axis) == 1)
         if starts:
-            beyond = round(int(run.sum()) / starts) + 3  # px: longer than a rule is thick
+            beyond = round(int(run.sum()) / starts) + 3  # px: longer than a ruling is thick
             shape = (beyond, 1) if axis == 0 else (1, beyond)
             crossing = cv2.morphologyEx(marks & (1 - other), cv2.MORPH_OPEN, np.ones(shape, np.uint8))
-            rules |= (run & (1 - crossing)) > 0
-    return rules
+            rulings |= (run & (1 - crossing)) > 0
+    return rulings
 
 
-def long_runs(marks, stroke):
+def long_runs(marks: np.ndarray, stroke: float) -> list[np.ndarray]:
     """Thin marks across a good part of the page, leaning by two pixels in forty at most; the thickest by themselves."""
     length = int(max(40, 12 * stroke))
     run = cv2.morphologyEx(cv2.dilate(marks, SQUARE[:, :1]), cv2.MORPH_OPEN, np.ones((1, length), np.uint8))
@@ -167,3 +180,20 @@ def long_runs(marks, stroke):
     keep[0] = False
     thick = keep & (area / width > 1.5 * np.median((area / width)[keep])) if keep.any() else keep
     return [chosen[labels].astype(np.uint8) & marks for chosen in (keep & ~thick, thick)]
+
+
+def is_overwritten(contrast: np.ndarray, ink: np.ndarray, rulings: np.ndarray) -> np.ndarray:
+    """Where a ruling is darker than printed: there a stroke runs along it. Nowhere if ink is hardly the darker one."""
+    printed = np.median(contrast[rulings])
+    written = np.median(contrast[ink]) if ink.any() else printed
+    return contrast > (2 * printed + written) / 3 if written > printed + 2 * FAINT else np.zeros_like(ink)
+
+
+def estimate_x_height(ink: np.ndarray) -> int:
+    """Rows after which the row profile of narrow strips no longer resembles itself: about the height of an x."""
+    strips = max(1, round(ink.shape[1] / 80))
+    profile = cv2.resize(ink.astype(np.float32), (strips, ink.shape[0]), interpolation=cv2.INTER_AREA)
+    profile -= profile.mean(axis=0)
+    power = np.abs(np.fft.rfft(profile, 2 * len(profile), axis=0)) ** 2
+    likeness = np.fft.irfft(power.sum(axis=1))[: len(profile)]
+    return max(4, int(np.argmax(likeness < 0.05 * likeness[0])))

@@ -13,17 +13,21 @@ import numpy as np
 from numpy.polynomial import Polynomial
 
 from hwrlib.images import load_page
-from hwrlib.page.ink import SQUARE, Level, level_ink
+from hwrlib.page.ink import SQUARE, Level, estimate_x_height, level_ink
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
+RULED = 0.12  # the share of rulings in what is dark; on IAM's clean lines it is 0.09 at the most
+MARGIN = 1 / 8  # of the picture's height, above and below; 0.07 at the most on IAM's clean lines
 
 
 @dataclass(frozen=True)
 class PageLine:
-    """One line of a page: ``box`` is (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
+    """One line of a page.
 
-    ``image`` is its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings
-    and the ink of its neighbours painted out.
+    Arguments:
+        box: (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
+        image: its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings and
+            the ink of its neighbours painted out.
     """
 
     box: tuple[int, int, int, int]
@@ -35,30 +39,30 @@ class Curve(NamedTuple):
 
     xs: np.ndarray
     ys: np.ndarray
-    through: Polynomial
+    polynomial: Polynomial
 
-    def at(self, columns):
+    def at(self, columns: np.ndarray) -> np.ndarray:
         """Rows of the curve at these columns; level beyond its ends."""
-        return self.through(np.clip(columns, self.xs[0], self.xs[-1]))
+        return self.polynomial(np.clip(columns, self.xs[0], self.xs[-1]))
 
-    def covers(self, columns) -> float:
+    def covers(self, columns: np.ndarray) -> float:
         """The share of these columns over which the curve runs."""
         return float(((columns >= self.xs[0]) & (columns <= self.xs[-1])).mean())
 
-    def gap_to(self, xs, ys, x) -> float:
+    def gap_to(self, xs: np.ndarray, ys: np.ndarray, x_height: int) -> float:
         """Rows from the curve to a chain, where the chain is nearest to it along the line."""
         aside = np.maximum(self.xs[0] - xs, xs - self.xs[-1]).clip(0)
-        near = aside <= aside.min() + 2 * x
+        near = aside <= aside.min() + 2 * x_height
         return float(np.abs(self.at(xs[near]) - ys[near]).mean())
 
 
 def find_lines(page) -> list[PageLine]:
     """Find the lines of handwriting on a scan or photo of a page, from top to bottom.
 
-    Chapter 7 teaches it: notebooks/07_read_your_handwriting.ipynb.
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        page: whatever :func:`hwrlib.images.load_page` takes, up to 100 megapixels; tilted up to 8 degrees.
+        page: whatever :func:`hwrlib.images.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
 
     Returns:
         one :class:`PageLine` a line; none for a page without writing. Lines side by side count as one line.
@@ -73,49 +77,67 @@ def find_lines(page) -> list[PageLine]:
     [0, 1]
     """
     level = level_ink(load_page(page))
-    if level is None:
-        return []
-    x = letter_height(level.ink)
-    curves = follow_lines(level.ink, x)
+    return [] if level is None else cut_lines(level)
+
+
+def crop_line(picture: np.ndarray) -> np.ndarray | None:
+    """Cut the writing out of the picture of one line that has a margin or rulings, is tilted, or is taller than wide.
+
+    Arguments:
+        picture: uint8 (H, W).
+
+    Returns:
+        the crop of the largest line as :class:`PageLine` has it; None for a tight cut, which is best read as it is, and
+        where no line is found or several on a picture taller than wide.
+    """
+    level = level_ink(picture)
+    tall = picture.shape[0] > picture.shape[1]
+    if level is None or not (tall or level.ruled > RULED or has_margins(level)):
+        return None
+    lines = cut_lines(level)
+    return None if tall and len(lines) > 1 else max((line.image for line in lines), key=np.size, default=None)
+
+
+def has_margins(level: Level) -> bool:
+    """Whether much paper is both above and below the levelled ink; a tilted line has it, too."""
+    rows, height = np.flatnonzero(level.ink.any(axis=1)), level.paper.shape[0]
+    added = (level.ink.shape[0] - height) / 2  # rows that the rotation added above, and as many below
+    return min(rows[0], level.ink.shape[0] - 1 - rows[-1]) - added > MARGIN * height
+
+
+def cut_lines(level: Level) -> list[PageLine]:
+    """The lines of levelled ink, from top to bottom."""
+    x_height = estimate_x_height(level.ink)
+    curves = follow_lines(level.ink, x_height)
     if not curves:
         return []
-    owner = share_out(level.ink, curves, x, level.stroke)
-    drop_strays(owner, len(curves), x)
-    lines = ((owner == k, curve) for k, curve in enumerate(curves, 1))
-    return [cut(level, own, curve, x) for own, curve in lines if is_written(own, x, level.stroke)]
+    owner = assign_ink(level.ink, curves, x_height, level.stroke)
+    drop_strays(owner, len(curves), x_height)
+    masks = ((owner == k, curve) for k, curve in enumerate(curves, 1))
+    return [cut(level, mask, curve, x_height) for mask, curve in masks if is_written(mask, x_height, level.stroke)]
 
 
-def letter_height(ink) -> int:
-    """Rows after which the row profile of narrow strips no longer resembles itself: about the height of an x."""
-    strips = max(1, round(ink.shape[1] / 80))
-    profile = cv2.resize(ink.astype(np.float32), (strips, ink.shape[0]), interpolation=cv2.INTER_AREA)
-    profile -= profile.mean(axis=0)
-    power = np.abs(np.fft.rfft(profile, 2 * len(profile), axis=0)) ** 2
-    likeness = np.fft.irfft(power.sum(axis=1))[: len(profile)]
-    return max(4, int(np.argmax(likeness < 0.05 * likeness[0])))
-
-
-def follow_lines(ink, x) -> list[Curve]:
-    """The curves along which the smeared ink is densest, one a line, from top to bottom; x is the letters' height."""
-    columns = -(-ink.shape[1] // max(2, round(x / 2)))
+def follow_lines(ink: np.ndarray, x_height: int) -> list[Curve]:
+    """The curves along which the smeared ink is densest, one a line, from top to bottom."""
+    columns = -(-ink.shape[1] // max(2, round(x_height / 2)))
     cell = ink.shape[1] / columns
     dense = cv2.resize(ink.astype(np.float32), (columns, ink.shape[0]), interpolation=cv2.INTER_AREA)
-    dense = cv2.GaussianBlur(dense, (0, 0), sigmaX=2.5 * x / cell, sigmaY=0.6 * x)
+    dense = cv2.GaussianBlur(dense, (0, 0), sigmaX=2.5 * x_height / cell, sigmaY=0.6 * x_height)
     peak = np.zeros(dense.shape, bool)
     peak[1:-1] = (dense[1:-1] > dense[:-2]) & (dense[1:-1] >= dense[2:])
     for reach, share in ((1.2, 1.0), (2.0, 0.5)):  # rows of ascenders and descenders are near a denser one
-        peak &= dense >= share * cv2.dilate(dense, np.ones((int(2 * reach * x) | 1, 1), np.uint8))
+        peak &= dense >= share * cv2.dilate(dense, np.ones((int(2 * reach * x_height) | 1, 1), np.uint8))
     if not peak.any():
         return []
     peak &= dense > 0.15 * np.percentile(dense[peak], 90)
     column, row = np.nonzero(peak.T)
     apart = np.diff(row)[np.diff(column) == 0]
-    nearest = np.clip(0.4 * np.median(apart), 1.2 * x, 2.5 * x) if apart.size else 1.6 * x
-    chains = [np.array(chain, float).T for chain in link(peak, 0.6 * x)]
-    return join([((columns + 0.5) * cell, rows) for columns, rows in chains], x, nearest)
+    nearest = np.clip(0.4 * np.median(apart), 1.2 * x_height, 2.5 * x_height) if apart.size else 1.6 * x_height
+    chains = [np.array(chain, float).T for chain in link(peak, 0.6 * x_height)]
+    return join([((columns + 0.5) * cell, rows) for columns, rows in chains], x_height, nearest)
 
 
-def link(peak, reach):
+def link(peak: np.ndarray, reach: float) -> list[list[tuple[int, int]]]:
     """Chains of peaks (column, row) from column to column, each to the nearest at most `reach` rows away."""
     chains, growing = [], []
     for column in range(peak.shape[1]):
@@ -133,111 +155,127 @@ def link(peak, reach):
     return chains
 
 
-def join(chains, x, nearest) -> list[Curve]:
+def join(chains: list[tuple[np.ndarray, np.ndarray]], x_height: int, nearest: float) -> list[Curve]:
     """One curve a line, from top to bottom, of chains (xs, ys), the longest first.
 
     A chain less than `nearest` rows from a line goes on with it or, beside it, is its ascenders or descenders.
     """
     lines = []
     for xs, ys in sorted(chains, key=lambda chain: -len(chain[0])):
-        gap, k = min(((line.gap_to(xs, ys, x), k) for k, line in enumerate(lines)), default=(np.inf, 0))
+        gap, k = min(((line.gap_to(xs, ys, x_height), k) for k, line in enumerate(lines)), default=(np.inf, 0))
         if gap > nearest:
-            lines.append(curve_through(xs, ys, x))
+            lines.append(fit_curve(xs, ys, x_height))
         elif lines[k].covers(xs) < 0.3:
-            lines[k] = curve_through(np.append(lines[k].xs, xs), np.append(lines[k].ys, ys), x)
+            lines[k] = fit_curve(np.append(lines[k].xs, xs), np.append(lines[k].ys, ys), x_height)
     return sorted(lines, key=lambda line: line.ys.mean())
 
 
-def curve_through(xs, ys, x) -> Curve:
+def fit_curve(xs: np.ndarray, ys: np.ndarray, x_height: int) -> Curve:
     """The polynomial through a ridge, the longer the freer: of degree 5 at the most."""
     order = np.argsort(xs, kind="stable")
     xs, ys = xs[order], ys[order]
-    degree = int(np.searchsorted((8, 16, 24, 32, 40), np.ptp(xs) / x))
+    degree = int(np.searchsorted((8, 16, 24, 32, 40), np.ptp(xs) / x_height))
     return Curve(xs, ys, Polynomial.fit(xs, ys, degree) if degree else Polynomial([ys.mean()]))
 
 
-def share_out(ink, curves, x, stroke):
+def count_votes(labels: np.ndarray, curves: list[Curve], x_height: int) -> np.ndarray:
+    """The pixels (pieces, curves) that each connected piece of ink has within half an x-height of each curve."""
+    ys, xs = np.nonzero(labels)
+    pieces, count = labels[ys, xs], int(labels.max()) + 1
+    near = (pieces[np.abs(ys - curve.at(xs)) < 0.5 * x_height] for curve in curves)
+    return np.stack([np.bincount(chosen, minlength=count) for chosen in near], axis=1)
+
+
+def is_double(votes: np.ndarray) -> np.ndarray:
+    """Whether each curve runs through the tops or tails of a line's large letters: most of its ink is theirs."""
+    votes = votes * (np.count_nonzero(votes, axis=1, keepdims=True) <= 3)  # squares left over hold many lines together
+    shared = votes.T @ (votes > 0)  # [j, k]: the ink at curve j of pieces that are at curve k, too
+    total = shared.diagonal()
+    share = shared / np.maximum(total, 1)[:, None]
+    return ((np.maximum(share, share.T) > 0.6) & (total[:, None] < total)).any(axis=1)
+
+
+def assign_ink(ink: np.ndarray, curves: list[Curve], x_height: int, stroke: float) -> np.ndarray:
     """The line of each pixel of ink, from 1; 0 = none. A piece that touches the letters of two lines is split."""
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
-    ys, xs = np.nonzero(ink)
-    pieces = labels[ys, xs]
-    cores = np.zeros(ink.shape, np.uint16)
-    votes = np.zeros((count, len(curves)), np.int64)
-    away = np.full((count, len(curves)), np.inf)
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(ink.astype(np.uint8))
+    votes = count_votes(labels, curves, x_height)
+    votes[:, is_double(votes)] = 0
+    away = np.full(votes.shape, np.inf)
     for k, curve in enumerate(curves):
-        core = np.abs(ys - curve.at(xs)) < 0.5 * x
-        cores[ys[core], xs[core]] = k + 1
-        votes[:, k] = np.bincount(pieces[core], minlength=count)
         aside = np.maximum(curve.xs[0] - centres[:, 0], centres[:, 0] - curve.xs[-1]).clip(0)
-        away[:, k] = np.abs(centres[:, 1] - curve.at(centres[:, 0])) + 0.5 * aside
+        if votes[:, k].any():
+            away[:, k] = np.abs(centres[:, 1] - curve.at(centres[:, 0])) + 0.5 * aside
     belongs = np.where(votes.any(axis=1), votes.argmax(axis=1), away.argmin(axis=1)) + 1
-    belongs[~votes.any(axis=1) & (away.min(axis=1) > 3 * x)] = 0
+    belongs[~votes.any(axis=1) & (away.min(axis=1) > 3 * x_height)] = 0
     belongs[0] = 0
     owner = belongs.astype(np.uint16)[labels]
-    letter = x * stroke  # px of ink in one upright stroke
+    letter = x_height * stroke  # px of ink in one upright stroke
     written = votes >= np.minimum(0.3 * votes.max(axis=1, keepdims=True), 1.5 * letter).clip(0.5 * letter)
     for piece in np.flatnonzero(written[1:].sum(axis=1) > 1) + 1:
         left, top, width, height, _ = stats[piece]
         part = slice(top, top + height), slice(left, left + width)
-        own = labels[part] == piece
-        seeds = np.where(own & np.isin(cores[part], np.flatnonzero(written[piece]) + 1), cores[part], 0)
-        owner[part][own] = grow(seeds, own)[own]
+        mask = labels[part] == piece
+        rows, columns = np.nonzero(mask)
+        seeds = np.zeros(mask.shape, np.uint16)
+        for k in np.flatnonzero(written[piece]):
+            core = np.abs(rows + top - curves[k].at(columns + left)) < 0.5 * x_height
+            seeds[rows[core], columns[core]] = k + 1
+        owner[part][mask] = spread(seeds, mask)[mask]
     return owner
 
 
-def grow(seeds, own):
-    """Let the numbered seeds grow evenly over `own` until it is full."""
+def spread(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Let the numbered seeds spread evenly over the mask until it is full."""
     while True:
-        grown = np.where(own & (seeds == 0), cv2.dilate(seeds, SQUARE), seeds)
-        if np.array_equal(grown, seeds):
+        wider = np.where(mask & (seeds == 0), cv2.dilate(seeds, SQUARE), seeds)
+        if np.array_equal(wider, seeds):
             return seeds
-        seeds = grown
+        seeds = wider
 
 
-def drop_strays(owner, lines, x):
+def drop_strays(owner: np.ndarray, lines: int, x_height: int) -> None:
     """Forget small things far left or right of the text: punched holes, a dark border."""
     runs = []
     for k in range(1, lines + 1):
         used = np.flatnonzero((owner == k).any(axis=0))
         if len(used):
-            runs += [(k, run[0], run[-1] + 1) for run in np.split(used, np.flatnonzero(np.diff(used) > 4 * x) + 1)]
-    wide = [run for run in runs if run[2] - run[1] > 4 * x]
+            gaps = np.flatnonzero(np.diff(used) > 4 * x_height) + 1
+            runs += [(k, run[0], run[-1] + 1) for run in np.split(used, gaps)]
+    wide = [run for run in runs if run[2] - run[1] > 4 * x_height]
     left, right = (min(run[1] for run in wide), max(run[2] for run in wide)) if wide else (0, owner.shape[1])
     for k, start, stop in runs:
-        if stop - start < 3 * x and (stop < left - 2 * x or start > right + 2 * x):
+        if stop - start < 3 * x_height and (stop < left - 2 * x_height or start > right + 2 * x_height):
             strip = owner[:, start:stop]
             strip[strip == k] = 0
 
 
-def is_written(own, x, stroke) -> bool:
+def is_written(mask: np.ndarray, x_height: int, stroke: float) -> bool:
     """Whether this ink is enough for a letter: a stray dot or dash is not."""
-    rows = np.flatnonzero(own.any(axis=1))
-    return len(rows) > 0 and np.ptp(rows) >= 0.7 * x and np.count_nonzero(own) >= 1.2 * x * stroke
+    rows = np.flatnonzero(mask.any(axis=1))
+    return len(rows) > 0 and np.ptp(rows) >= 0.7 * x_height and np.count_nonzero(mask) >= 1.2 * x_height * stroke
 
 
-def cut(level: Level, own, curve: Curve, x) -> PageLine:
-    """Box and levelled crop of one line: `own` is the mask of its ink."""
-    ys, xs = np.nonzero(own)
+def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine:
+    """Box and levelled crop of one line: the mask is its ink."""
+    ys, xs = np.nonzero(mask)
     height = ys - curve.at(xs)  # rows from the curve
-    rows = np.arange(height.min() - x / 4, height.max() + x / 4 + 1, level.scale)
-    left, tall = xs.min() - x / 4, len(rows) * level.scale
-    columns = np.arange(left, max(xs.max() + x / 4 + 1, left + tall), level.scale)  # a lone "I" is a line, too
+    rows = np.arange(height.min() - x_height / 4, height.max() + x_height / 4 + 1, level.scale)
+    left, tall = xs.min() - x_height / 4, len(rows) * level.scale
+    columns = np.arange(left, max(xs.max() + x_height / 4 + 1, left + tall), level.scale)  # a lone "I" is a line, too
     across = np.broadcast_to(columns, (len(rows), len(columns))).astype(np.float32)
     down = (curve.at(columns) + rows[:, None]).astype(np.float32)
-    place = [
-        (level.back[i, 0] * across + level.back[i, 1] * down + level.back[i, 2]).astype(np.float32) for i in (0, 1)
-    ]
+    place = [(row[0] * across + row[1] * down + row[2]).astype(np.float32) for row in level.back]
     fine = [(at + 0.5) / level.scale - 0.5 for at in place]
     image = cv2.remap(level.page, *fine, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     behind = cv2.remap(level.paper, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     top, bottom = max(0, int(down.min()) - 3), int(down.max()) + 4
-    own = own[top:bottom].astype(np.uint8)
-    foreign = cv2.dilate(level.hidden[top:bottom] & (1 - own), SQUARE, iterations=2) & (1 - cv2.dilate(own, SQUARE))
+    mask = mask[top:bottom].astype(np.uint8)
+    foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
     return PageLine(box_on_page(xs, ys, level), np.where(foreign > 127, behind, image))
 
 
-def box_on_page(xs, ys, level: Level) -> tuple[int, int, int, int]:
+def box_on_page(xs: np.ndarray, ys: np.ndarray, level: Level) -> tuple[int, int, int, int]:
     """(x, y, width, height) on the page of level pixels."""
     places = (np.stack([xs, ys, np.ones(len(xs))]).T @ level.back.T + 0.5) / level.scale
     low = np.floor(places.min(axis=0) - 0.5 / level.scale).clip(0)

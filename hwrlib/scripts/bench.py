@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -16,11 +17,12 @@ from PIL import Image
 from torch import nn
 
 from hwrlib.alphabet import REFERENCE
-from hwrlib.data import Lines, load_lines
+from hwrlib.batches import prepare_lines
+from hwrlib.data import load_lines
 from hwrlib.model import CRNN, layer_table
-from hwrlib.precision import DTYPES, best_precision, matmul_rate
-from hwrlib.recognizer import WEIGHTS, Recognizer
-from hwrlib.training import PRESETS, Trainer
+from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer, best_precision, matmul_rate
+from hwrlib.settings import PRESETS
+from hwrlib.training import Trainer
 
 
 class Reference:
@@ -82,18 +84,18 @@ class Ours:
     """The ``recipe`` preset, augmentation included, and ``Recognizer.read``; lines were prepared once, beforehand."""
 
     def __init__(self, images: list[bytes], texts: list[str], device: str, precision: str, width_divisor: float):
-        self.name, self.dtype, self.width_divisor = f"recipe, width / {width_divisor:g}", DTYPES[precision], width_divisor
+        self.name, self.width_divisor = f"recipe, width / {width_divisor:g}", width_divisor
+        self.dtype = DTYPES[precision]
         self.images, self.settings = images, dataclasses.replace(PRESETS["recipe"], epochs=1, precision=precision)
         self.model = CRNN(width_divisor=width_divisor).to(device)
         rows = [{"image": image, "text": text} for image, text in zip(images, texts, strict=True)]
-        self.lines = Lines(rows, self.model.alphabet, width_divisor, self.settings.strength)
-        self.one = Lines(rows[:1], self.model.alphabet, width_divisor)
+        self.lines = prepare_lines(rows, self.model.alphabet, width_divisor)
         self.recognizer = Recognizer(self.model, precision)
 
     def train(self) -> float:
         """One epoch; its seconds, without validation and saving, which the reference's leave out too."""
         with tempfile.TemporaryDirectory() as folder:
-            trainer = Trainer(self.model, self.lines, self.one, folder, self.settings)
+            trainer = Trainer(self.model, self.lines, self.lines[:1], folder, self.settings)
             trainer.run(bar=False)
         return trainer.progress["seconds"]
 
@@ -106,10 +108,12 @@ class Ours:
         return time.perf_counter() - start
 
 
-def compare(images: list[bytes], texts: list[str], width_divisors=(1.0,), rounds: int = 3) -> pd.DataFrame:
+def compare(
+    images: list[bytes], texts: list[str], width_divisors: Sequence[float] = (1.0,), rounds: int = 3
+) -> pd.DataFrame:
     """Lines a second of both sides on the same lines, in turn, untrained networks on either side.
 
-    Chapter 4 teaches it: notebooks/04_train_on_colab.ipynb.
+    Chapter 4: notebooks/04_train_on_colab.ipynb.
 
     Arguments:
         images: encoded image files, one line each.
@@ -146,8 +150,8 @@ def compare(images: list[bytes], texts: list[str], width_divisors=(1.0,), rounds
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: ``python -m hwrlib.bench --help``."""
-    parser = argparse.ArgumentParser(prog="python -m hwrlib.bench", description=__doc__)
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.bench", description=__doc__)
     parser.add_argument("--source", default="sample", help="sample, iam, or a path as for load_lines (default: sample)")
     parser.add_argument("--lines", type=int, default=32, help="how many lines, spread over the source (default: 32)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

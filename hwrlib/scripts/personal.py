@@ -1,7 +1,6 @@
 """Teach the network one hand: own lines held out, general lines mixed in, and what it brings, recorded (chapter 8)."""
 
 import argparse
-import copy
 import dataclasses
 import hashlib
 import tempfile
@@ -12,11 +11,12 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from hwrlib.data import DataError, Lines, load_lines
+from hwrlib.batches import PreparedLine, prepare_lines, rehearse
+from hwrlib.data import DataError, hold_out, load_lines
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
-from hwrlib.presets import PRESETS
 from hwrlib.recognizer import WEIGHTS, Recognizer
+from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
 
 WRITERS = ("202", "289")  # the two with the most lines among IAM's validation lines: 53 and 50
@@ -47,11 +47,12 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
         raise DataError(f"{out} was made with other weights than {weights}: delete it, or give another name")
     precision = precision or Recognizer.from_pretrained(weights).precision  # measured once, the same for all
     done = {tuple(row[name] for name in RUN) for row in rows}
-    general, lines = load_lines("train", data), load_lines("validation", data)
+    lines, start = load_lines("validation", data), CRNN.from_pretrained(weights)
     if "writer" not in lines.column_names:
         raise DataError(f"{data}: no column writer; it has {', '.join(lines.column_names)}")
     order = np.random.default_rng(0).permutation(len(lines))
     writers = np.array(lines["writer"])[order]
+    general = prepare_lines(load_lines("train", data), start.alphabet, start.width_divisor)
     others = lines.select(order[~np.isin(writers, WRITERS)][:OTHERS])
     variants = [(0, False, False)]
     variants += [(n, frozen, True) for n in GIVEN for frozen in (False, True)] + [(GIVEN[-1], False, False)]
@@ -68,7 +69,7 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
             with tempfile.TemporaryDirectory() as folder:
                 if given:
                     some, best = offered.select(range(given)), Path(folder) / "best"
-                    found = _teach(weights, some, general if replay else None, folder, frozen, precision)
+                    found = _teach(weights, some, general if replay else [], folder, frozen, precision)
                 reader = Recognizer.from_pretrained(best, precision)
             rates = [
                 cer(some["text"], [r.text for r in reader.read_lines(some["image"])]) for some in (measured, others)
@@ -79,13 +80,19 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
             print(rows[-1], flush=True)
 
 
-def _teach(weights, own, general, folder, frozen: bool, precision: str) -> dict:
+def _teach(
+    weights: str | Path,
+    own: datasets.Dataset,
+    general: list[PreparedLine],
+    folder: str | Path,
+    frozen: bool,
+    precision: str,
+) -> dict:
     """Fine-tune in a folder; the best epoch and the minutes that it took."""
     model = CRNN.from_pretrained(weights)
     settings = dataclasses.replace(PRESETS["personal"], epochs=EPOCHS, frozen=frozen, precision=precision)
-    learnt, held_out = hold_out(own)
-    lines = mix(Lines(learnt, model.alphabet, model.width_divisor, settings.strength, settings.seed), general)
-    trainer = Trainer(model, lines, Lines(held_out, model.alphabet, model.width_divisor), folder, settings)
+    learnt, held_out = (prepare_lines(rows, model.alphabet, model.width_divisor) for rows in hold_out(own))
+    trainer = Trainer(model, rehearse(learnt, general, seed=settings.seed), held_out, folder, settings)
     began = time.monotonic()
     trainer.run(bar=False)
     best = int(np.argmin([row["cer"] for row in trainer.history]))
@@ -93,10 +100,10 @@ def _teach(weights, own, general, folder, frozen: bool, precision: str) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Record what own lines bring: ``python -m hwrlib.personal DATA hwrlib/weights/personal.csv``."""
-    parser = argparse.ArgumentParser(prog="python -m hwrlib.personal", description=main.__doc__)
+    """Record what own lines bring."""
+    parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.personal", description=__doc__)
     parser.add_argument("data", help="folder of the IAM lines, with the column writer")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="the table to write, such as notebooks/recorded/personal.csv")
     parser.add_argument("--weights", default=WEIGHTS)
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"])
     options = parser.parse_args(arguments)

@@ -43,10 +43,26 @@ def test_composed_and_decomposed_accents_are_one_character():
     assert alphabet.drop("cafe\u0301!") == "café"
 
 
-@pytest.mark.parametrize(("characters", "reason"), [("", "no character"), ("abca", "'a'")])
-def test_an_alphabet_is_not_empty_and_names_each_character_once(characters, reason):
+@pytest.mark.parametrize(
+    ("characters", "reason"),
+    [
+        ("", "string of characters"),
+        (None, "None"),
+        (["a", "b"], "string of characters"),
+        ("abcab", "'ab' more than once"),
+        ("ab\n", "control"),
+        ("a\x1b", "control"),
+        ("a\ud800", "surrogates"),
+    ],
+)
+def test_an_alphabet_is_a_string_that_names_each_character_once(characters, reason):
     with pytest.raises(AlphabetError, match=reason):
         Alphabet(characters)
+
+
+def test_a_long_alphabet_is_checked_quickly():
+    characters = "".join(map(chr, range(0x20000, 0x2A000)))
+    assert Alphabet(characters).classes == 40_961
 
 
 @pytest.mark.parametrize("labels", [[1, 4], [-1]])

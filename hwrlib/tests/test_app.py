@@ -2,9 +2,9 @@
 
 import base64
 import datetime
-import functools
 import io
 import re
+import struct
 import zipfile
 
 import numpy as np
@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 
 from hwrlib.alphabet import IAM
+from hwrlib.app import widgets
+from hwrlib.app.views import line_html, page_html
+from hwrlib.app.widgets import DrawingPad, ReadingApp, strokes_to_line
+from hwrlib.beam import PrefixBeam
+from hwrlib.ctc import Character, Reading
 from hwrlib.data import load_lines
-from hwrlib.decode import Character, Reading, prefix_beam
 from hwrlib.images import prepare_pixels
 from hwrlib.model import CRNN
-from hwrlib.recognizer import Recognizer
-from hwrlib.views import line_html, page_html
-from hwrlib.widgets import DrawingPad, ReadingApp, strokes_to_line
+from hwrlib.page.lines import find_lines
+from hwrlib.recognizer import MARGIN, Recognizer
 
 HELLO = [
     [0, 0, 0, 100],
@@ -48,12 +51,12 @@ def scribble(height, width):
 @pytest.fixture(scope="module")
 def recognizer():
     torch.manual_seed(0)
-    model = CRNN(IAM, squeeze=8.0)  # untrained: what is tested here is not what it reads
+    model = CRNN(IAM, width_divisor=8.0)  # untrained: what is tested here is not what it reads
     with torch.no_grad():
         model(torch.rand(2, 1, 128, 64) * 2 - 1)
         model.fc.weight.mul_(20)
         model.fc.bias.zero_()
-    return Recognizer(model, "no", functools.partial(prefix_beam, width=4))
+    return Recognizer(model, "no", PrefixBeam(width=4))
 
 
 @pytest.fixture
@@ -134,6 +137,26 @@ def test_a_line_is_shown_as_the_network_sees_it():
     assert "nothing was read" in shown
 
 
+def test_each_character_is_drawn_over_its_columns_and_the_last_one_inside_the_picture():
+    pixels = np.full((128, 81), 255, np.uint8)
+    frames = (81 + MARGIN) // 4 - 1
+    last = Character("b", 0.5, frames - 1, frames)
+    shown = line_html(pixels, Reading("ab", -1.0, 0.9, (Character("a", 0.9, 3, 5), last)))
+    _, _, width, height = map(int, re.search(r'viewBox="(\d+) (\d+) (\d+) (\d+)"', shown).groups())
+    drawn = [(int(x), int(w)) for x, w in re.findall(r'<rect x="(\d+)" width="(\d+)"', shown)]
+    assert (width, height) == (81 + MARGIN, 128)
+    assert drawn == [(12, 12), (last.columns[0], 8)]
+    assert sum(drawn[-1]) <= width
+
+
+def test_the_columns_of_what_is_really_read_lie_in_the_picture(app, recognizer):
+    app.show(scribble(100, 900))
+    width = int(re.search(r'viewBox="0 0 (\d+) 128"', app.result.value)[1])
+    ends = [int(x) + int(w) for x, w in re.findall(r'<rect x="(\d+)" width="(\d+)"', app.result.value)]
+    assert ends
+    assert max(ends) <= width
+
+
 def test_a_page_has_a_box_and_a_text_for_each_line_and_stays_light():
     page = np.random.default_rng(0).integers(180, 255, (3000, 2400), dtype=np.uint8)
     readings = [Reading(f"<line> {k}", -1.0, 0.9, (), box=(100, 100 + 200 * k, 2000, 90)) for k in range(12)]
@@ -177,11 +200,27 @@ def test_a_wide_upload_is_a_line_and_another_a_page(app, recognizer):
     assert "Read page.png" in app.note.value
 
 
+def test_a_picture_in_which_one_line_is_found_is_a_line(app, recognizer):
+    picture = np.full((300, 900), 240, np.uint8)
+    picture[80:180] = scribble(100, 900)
+    (line,) = find_lines(picture)
+    upload(app, "line.png", png(picture))
+    assert fields(app) == [recognizer.read(line.image).text]
+    assert app.lines.children[0].children[0].description == "Line"
+    assert "data:image/png" in app.result.value
+
+
+BAD_TAG = struct.pack("<2sHIHHHIIHHIII", b"II", 42, 8, 2, 256, 3, 1, 50, 257, 99, 2**31, 2**31, 0)
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
         (b"no image", "no image that can be read"),
         (b"", "empty"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (png(scribble(100, 900))[:-200], "damaged"),
+        (BAD_TAG, ""),
         (png(np.full((500, 500), 255, np.uint8)), "no writing"),
     ],
 )
@@ -191,6 +230,18 @@ def test_an_upload_that_cannot_be_read_says_why_and_the_next_one_is_read(app, co
     assert why in app.result.value
     assert "&lt;i&gt;.png: " in app.result.value
     assert app.lines.children == ()
+    upload(app, "line.png", png(scribble(100, 900)))
+    assert "Read line.png" in app.note.value
+
+
+def test_no_memory_for_an_image_is_said_and_the_next_one_is_read(app, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("no memory for 9 GB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(widgets, "prepare_pixels", fail)
+        upload(app, "line.png", png(scribble(100, 900)))
+    assert "line.png: no memory for 9 GB" in app.result.value
     upload(app, "line.png", png(scribble(100, 900)))
     assert "Read line.png" in app.note.value
 
@@ -214,7 +265,7 @@ def test_a_corrected_line_is_kept_once_and_downloaded(app):
     app.download.click()
     assert 'download="my_lines.zip"' in app.file.value
     data = base64.b64decode(re.search(r"base64,([^\"]+)", app.file.value)[1])
-    assert "metadata.csv" in zipfile.ZipFile(io.BytesIO(data)).namelist()
+    assert "metadata.jsonl" in zipfile.ZipFile(io.BytesIO(data)).namelist()
 
 
 def test_each_line_of_a_page_is_kept_with_its_own_image(app):
@@ -235,3 +286,11 @@ def test_an_empty_correction_and_an_empty_folder_are_said(app):
     assert not button.disabled
     app.download.click()
     assert "no line has been kept" in app.file.value
+
+
+def test_a_folder_that_names_a_file_outside_it_is_not_downloaded(app):
+    app.folder.mkdir(parents=True)
+    (app.folder / "metadata.jsonl").write_text('{"file_name": "/etc/passwd", "text": "a"}\n')
+    app.download.click()
+    assert "row 0: the file name &#x27;/etc/passwd&#x27; leads out of" in app.file.value
+    assert "base64" not in app.file.value

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hwrlib import bench
 from hwrlib.alphabet import REFERENCE
 from hwrlib.model import CRNN
+from hwrlib.scripts import bench
 
 
 def png(width, height=40):
@@ -53,7 +53,7 @@ def test_both_sides_train_their_network_and_say_how_long():
 
 
 def test_the_table():
-    table = bench.compare(IMAGES, TEXTS, squeezes=(1.0, 2.0), rounds=1)
+    table = bench.compare(IMAGES, TEXTS, width_divisors=(1.0, 2.0), rounds=1)
     assert list(table.columns) == ["task", "side", "precision", "lines_per_second", "ratio", "share"]
     assert sorted(table.side.unique()) == ["recipe, width / 1", "recipe, width / 2", "reference"]
     assert (table[table.side == "reference"].ratio == 1).all() and len(table) == 6
@@ -67,7 +67,7 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     for k, image in enumerate(IMAGES):
         (tmp_path / f"{k}.png").write_bytes(image)
     monkeypatch.setattr(bench, "compare", functools.partial(bench.compare, rounds=1))
-    CRNN(squeeze=2.0).save_pretrained(tmp_path / "weights")
+    CRNN(width_divisor=2.0).save_pretrained(tmp_path / "weights")
     monkeypatch.setattr(bench, "WEIGHTS", tmp_path / "weights")
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
     rows = json.loads(capsys.readouterr().out)

@@ -15,9 +15,10 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
+
+from hwrlib.data import read_metadata
 
 NEEDED = [name for name in ("jupyterlab", "voila", "selenium") if importlib.util.find_spec(name) is None]
 NEEDED += [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
@@ -225,7 +226,7 @@ def test_the_chapter_in_jupyterlab(driver, serve, tmp_path, lines):
     field.send_keys('The night, "corrected"')
     button(driver, "Keep").click()
     wait_for_note(driver, "Kept as")
-    assert pd.read_csv(lines / "metadata.csv")["text"].tolist() == ['The night, "corrected"']
+    assert [text for _, text in read_metadata(lines / "metadata.jsonl")] == ['The night, "corrected"']
 
 
 def test_the_same_drawing_in_voila(driver, serve, tmp_path):

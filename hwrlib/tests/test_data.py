@@ -1,18 +1,28 @@
-"""Lines from every source, each error with its row; batches that are whole, seeded and shared out."""
+"""Lines from every source, each error with its row, and hostile files; lines held out."""
 
+import csv
 import io
-import itertools
 import json
+import os
+import pickle
 
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from hwrlib import data
-from hwrlib.alphabet import IAM, REFERENCE
-from hwrlib.data import BucketSampler, DataError, Lines, collate, load_lines
+from hwrlib.alphabet import REFERENCE
+from hwrlib.data import (
+    METADATA,
+    DataError,
+    LineImage,
+    hold_out,
+    inside,
+    load_lines,
+    load_strokes,
+    read_metadata,
+    training_lines,
+)
 
 IMAGE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 FEATURES = datasets.Features(image=IMAGE, text=datasets.Value("string"))
@@ -73,11 +83,13 @@ def test_the_hub_is_asked_for_iam_and_for_nothing_else(monkeypatch):
 
     def load_dataset(*arguments, **options):
         asked.append((arguments, options))
-        return "the lines"
+        return datasets.Dataset.from_list([row("one")], FEATURES).cast_column("image", datasets.Image())
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_lines("validation") == "the lines"
+    lines = load_lines("validation")
     assert asked == [(("Teklia/IAM-line",), {"split": "validation"})]
+    assert (lines["text"][:], lines[0]["image"].size) == (["one"], (96, 32))
+    assert isinstance(lines.features["image"], LineImage)
 
 
 def test_a_hub_that_fails_is_not_replaced_by_other_lines(monkeypatch):
@@ -146,7 +158,7 @@ def test_a_missing_column_is_named_and_so_are_those_there(tmp_path):
         load_lines("train", path)
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "metadata.csv").write_text("image,text\na.png,x\n")
-    with pytest.raises(DataError, match=r"metadata\.csv.*no column file_name.*image"):
+    with pytest.raises(DataError, match=r"metadata\.csv, row 0: no text in its columns file_name and text.*'image'"):
         load_lines("train", tmp_path / "f")
 
 
@@ -192,65 +204,7 @@ def test_metadata_without_a_row_are_refused(tmp_path):
         load_lines("train", imagefolder(tmp_path / "f", [], "csv"))
 
 
-@pytest.mark.parametrize(
-    ("wrong", "reason"),
-    [
-        (row("naïve"), "ï"),
-        (row("x" * 60), "119"),
-        (row("two", png(height=200)), "taller"),
-        (row("two", png()[:-60]), ""),
-    ],
-    ids=["alphabet", "too long", "page", "truncated"],
-)
-def test_preparing_names_the_row(tmp_path, wrong, reason):
-    rows = load_lines("train", parquet(tmp_path / "x.parquet", [row("one"), wrong]))
-    with pytest.raises(DataError, match=f"row 1.*{reason}"):
-        Lines(rows, IAM)
-
-
-# Prepared lines
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return [{"image": Image.open(io.BytesIO(png(k, 64 + 8 * k))), "text": text} for k, text in enumerate("abcdefg")]
-
-
-def test_lines_are_prepared_once_and_kept_small(rows, monkeypatch):
-    lines, narrow = Lines(rows, IAM), Lines(rows, IAM, squeeze=2.0)
-    monkeypatch.setattr(data, "prepare_pixels", None)  # whoever prepares again fails
-    assert len(lines) == 7
-    for k in range(7):
-        pixels, labels, text = lines[k]
-        assert pixels.dtype == np.uint8
-        assert pixels.shape == (128, lines.widths[k]) == (128, (64 + 8 * k) * 4)
-        assert (labels, text) == (IAM.encode("abcdefg"[k]), "abcdefg"[k])
-    assert narrow.widths.tolist() == (lines.widths // 2).tolist()
-
-
-def test_augmentation_depends_on_seed_epoch_and_line_alone(rows):
-    first, second = (Lines(rows, IAM, strength=1.0, seed=3) for _ in range(2))
-    second[5]  # another order
-    assert all(np.array_equal(first[k][0], second[k][0]) for k in range(7))
-    second.epoch = 1
-    assert not any(np.array_equal(first[k][0], second[k][0]) for k in range(7))
-    second.epoch = 0
-    assert all(np.array_equal(first[k][0], second[k][0]) for k in range(7))
-    other = Lines(rows, IAM, strength=1.0, seed=4)
-    assert not all(np.array_equal(first[k][0], other[k][0]) for k in range(7))
-
-
-def test_extend_and_words(rows):
-    lines = Lines(rows, IAM)
-    lines.extend(Lines(rows[:2], IAM))
-    assert lines.texts == [*"abcdefgab"]
-    assert len(lines.widths) == len(lines.labels) == 9
-    page = np.full((128, 300), 255, np.uint8)
-    page[40:90, 20:120] = page[40:90, 180:280] = 0
-    words = Lines([{"image": page, "text": "two words"}], IAM).words()
-    assert words.texts == ["two", "words"]
-    assert [IAM.decode(labels) for labels in words.labels] == words.texts
-    assert words.widths.sum() == 300
+# Pen strokes
 
 
 def test_pen_strokes_become_lines(tmp_path):
@@ -258,9 +212,9 @@ def test_pen_strokes_become_lines(tmp_path):
     features = {"strokes": [[datasets.Value("float32")]], "text": datasets.Value("string")}
     strokes = [{"strokes": [stroke, [310.0, 0.0, 330.0, 30.0]], "text": "wave #"}]
     path = parquet(tmp_path / "s.parquet", strokes, datasets.Features(features))
-    rendered = data.load_strokes(path, REFERENCE)
+    rendered = load_strokes(path, REFERENCE)
     assert rendered[0]["text"] == "wave "
-    assert Lines(rendered, REFERENCE).widths[0] > 128
+    assert rendered[0]["image"].height == 128 < rendered[0]["image"].width
 
 
 def test_pen_strokes_of_held_out_texts_stay_out_and_a_single_letter_is_a_line(tmp_path):
@@ -270,82 +224,252 @@ def test_pen_strokes_of_held_out_texts_stay_out_and_a_single_letter_is_a_line(tm
         strokes=[[datasets.Value("float32")]], text=datasets.Value("string"), line_id=datasets.Value("string")
     )
     rows = [{"line_id": line_id, "strokes": bar, "text": text} for line_id, text in ids.items()]
-    rendered = data.load_strokes(parquet(tmp_path / "s.parquet", rows, features), REFERENCE)
+    rendered = load_strokes(parquet(tmp_path / "s.parquet", rows, features), REFERENCE)
     assert rendered["text"][:] == ["b", "c"]
-    assert Lines(rendered, REFERENCE).widths.tolist() == [128, 128]
+    assert [image.size for image in rendered["image"]] == [(128, 128)] * 2
 
 
-# Batches
+def test_strokes_that_cannot_be_drawn_name_their_row(tmp_path):
+    features = datasets.Features(strokes=[[datasets.Value("float32")]], text=datasets.Value("string"))
+    rows = [{"strokes": [[0.0, 0.0, 5.0, 50.0]], "text": "a"}, {"strokes": [[1.0, 2.0, 3.0]], "text": "b"}]
+    with pytest.raises(DataError, match=r"s\.parquet, row 1: stroke 0"):
+        load_strokes(parquet(tmp_path / "s.parquet", rows, features), REFERENCE)
+    with pytest.raises(DataError, match="no column strokes"):
+        load_strokes(parquet(tmp_path / "x.parquet", [row("one")]), REFERENCE)
 
 
-def test_collate_pads_with_paper_and_keeps_the_widths():
-    shapes = [40, 16, 33]
-    lines = [(np.full((128, w), 10 * k, np.uint8), [k + 1] * (k + 1), "abc"[k]) for k, w in enumerate(shapes)]
-    batch = collate(lines)
-    assert batch.images.shape == (3, 1, 128, 40)
-    assert batch.widths.tolist() == shapes
-    assert batch.labels.tolist() == [1, 2, 2, 3, 3, 3]
-    assert batch.label_lengths.tolist() == [1, 2, 3]
-    assert batch.texts == ["a", "b", "c"]
-    for k, width in enumerate(shapes):
-        assert torch.all(batch.images[k, 0, :, :width] == 10 * k / 127.5 - 1)
-        assert torch.all(batch.images[k, 0, :, width:] == 1)
-    assert collate(lines, multiple=64).images.shape[-1] == 64
-    assert torch.equal(collate(lines, multiple=64).images[..., :40], batch.images)
-    moved = batch.to("cpu")
-    assert torch.equal(moved.images, batch.images)
-    assert moved.widths.device.type == "cpu"
+# Who decodes
 
 
-WIDTHS = np.random.default_rng(0).integers(200, 2000, 700)
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 32\n%%EndComments\n{} loop\n"
 
 
-def test_each_line_comes_once_an_epoch_in_batches_of_like_width():
-    batches = list(BucketSampler(WIDTHS, 16))
-    assert sorted(itertools.chain(*batches)) == list(range(700))
-    assert max(map(len, batches)) <= 16
-    assert len(batches) == len(BucketSampler(WIDTHS, 16)) == 44
-    padded = sum(max(WIDTHS[b]) * len(b) for b in batches) / WIDTHS.sum()
-    unsorted = sum(max(WIDTHS[k : k + 16]) * 16 for k in range(0, 700, 16)) / WIDTHS.sum()
-    assert padded < 1.1 < 1.5 < unsorted
+@pytest.fixture
+def ghostscript(monkeypatch):
+    """Fails the test where Pillow is about to run a PostScript program."""
+    from PIL import EpsImagePlugin
+
+    def run(*_, **__):
+        pytest.fail("Ghostscript was called")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
 
 
-def test_the_order_is_seeded_and_new_each_epoch():
-    first, second, other = BucketSampler(WIDTHS, 16, 1), BucketSampler(WIDTHS, 16, 1), BucketSampler(WIDTHS, 16, 2)
-    assert list(first) == list(first) == list(second) != list(other)
-    second.resume(1)
-    assert list(first) != list(second)
-    as_sets = [{frozenset(b) for b in sampler} for sampler in (first, second)]
-    assert len(as_sets[0] & as_sets[1]) < 5  # other batches, not the same ones in another order
+@pytest.mark.usefixtures("ghostscript")
+def test_a_program_in_postscript_is_no_image(tmp_path):
+    with pytest.raises(DataError, match=r"x\.parquet, row 1.*PostScript"):
+        load_lines("train", parquet(tmp_path / "x.parquet", [row("one"), row("two", EPS)]))
+    folder = imagefolder(tmp_path / "f", [("a.png", "one"), ("eps.png", "two")], "csv")
+    (folder / "eps.png").write_bytes(EPS)
+    with pytest.raises(DataError, match=r"metadata\.csv, row 1.*PostScript"):
+        load_lines("train", folder)
 
 
-def test_it_resumes_in_the_middle_of_an_epoch():
-    whole, rest = BucketSampler(WIDTHS, 16), BucketSampler(WIDTHS, 16)
-    for epoch in (0, 3):
-        whole.resume(epoch)
-        for start in (0, 17, 43, 44):
-            rest.resume(epoch, start)
-            assert list(rest) == list(whole)[start:]
+@pytest.mark.usefixtures("ghostscript")
+def test_no_other_column_is_decoded(tmp_path):
+    features = datasets.Features(FEATURES | {"photo": datasets.Image(), "writer": datasets.Value("int32")})
+    rows = [row("one") | {"photo": {"bytes": EPS, "path": "a.png"}, "writer": 7}]
+    lines = load_lines("train", parquet(tmp_path / "x.parquet", rows, features))
+    assert set(lines.column_names) == {"image", "text", "writer"}
+    assert lines[0]["writer"] == 7
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-@pytest.mark.parametrize("lines", [3, 5, 31, 32, 33, 100, 700])
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_processes_share_every_line_exactly_once(processes, lines, batch_size):
-    shares = [BucketSampler(WIDTHS[:lines], batch_size, 5, rank, processes) for rank in range(processes)]
-    for epoch in range(2):
-        for share in shares:
-            share.resume(epoch)
-        batches = [list(share) for share in shares]
-        assert sorted(k for share in batches for batch in share for k in batch) == list(range(lines))
-        assert {len(b) for b in batches} == {len(shares[0])}  # as many steps each, or one waits for ever
-        assert min(len(b) for share in batches for b in share) >= 1
-        if batch_size > 1:
-            assert max(len(b) for share in batches for b in share) <= batch_size
+def test_images_are_never_decoded_by_datasets(tmp_path, monkeypatch):
+    def decode(*_, **__):
+        pytest.fail("datasets decoded an image")
+
+    monkeypatch.setattr(datasets.Image, "decode_example", decode)
+    folder = imagefolder(tmp_path / "f", [("a.png", "one"), ("b.png", "two")], "csv")
+    for lines in (
+        load_lines("train", folder),
+        load_lines("train", parquet(tmp_path / "x.parquet", [row("one"), row("two", png(1))])),
+    ):
+        both = datasets.concatenate_datasets([lines, lines.select([0])])
+        ways = [lines, lines.select([1, 0]), both, lines.select_columns(["image"]), pickle.loads(pickle.dumps(lines))]
+        ways += [lines.filter(lambda text: True, input_columns="text"), lines.shuffle(seed=0)]
+        for some in ways:
+            assert isinstance(some[0]["image"], Image.Image)
+            assert [image.size for image in some["image"]] == [(96, 32)] * len(some)
+            assert [line["image"].size for line in some] == [(96, 32)] * len(some)
 
 
-def test_fewer_lines_than_processes_are_refused():
-    with pytest.raises(DataError, match="too few"):
-        BucketSampler([100], 8, rank=0, processes=2)
-    with pytest.raises(DataError, match="0 lines"):
-        list(BucketSampler([], 8))
+def test_texts_are_had_without_decoding_an_image(tmp_path, monkeypatch):
+    lines = load_lines("train", parquet(tmp_path / "x.parquet", [row("one"), row("two")]))
+    monkeypatch.setattr(LineImage, "decode_example", None)
+    assert lines["text"][:] == list(lines["text"]) == ["one", "two"]
+
+
+def test_undecoded_bytes_are_had_by_a_cast(tmp_path):
+    lines = load_lines("train", parquet(tmp_path / "x.parquet", [row("one")]))
+    undecoded = lines.cast_column("image", datasets.Image(decode=False))
+    assert undecoded[0]["image"]["bytes"] == undecoded["image"][0]["bytes"] == png()
+
+
+def test_an_image_outside_a_parquet_is_not_looked_for(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    for path in (str(tmp_path / "a.png"), "a.png", "https://example.com/a.png"):
+        wrong = {"image": {"bytes": None, "path": path}, "text": "two"}
+        with pytest.raises(DataError, match=r"row 1.*no image"):
+            load_lines("train", parquet(tmp_path / "x.parquet", [row("one"), wrong]))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_that_is_no_parquet_is_named(tmp_path, content):
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.parquet cannot be read as parquet"):
+        load_lines("train", tmp_path / "x.parquet")
+
+
+def test_a_column_of_numbers_is_no_column_of_images(tmp_path):
+    path = parquet(tmp_path / "x.parquet", [{"image": 1, "text": "one"}], None)
+    with pytest.raises(DataError, match=r"x\.parquet: the column image holds no images"):
+        load_lines("train", path)
+
+
+# Metadata from strangers
+
+
+def metadata(folder, kind, *names, text="two"):
+    """A folder whose first row is sound; the others have these file names."""
+    folder.mkdir(exist_ok=True)
+    (folder / "a.png").write_bytes(png())
+    rows = [("a.png", "one"), *((name, text) for name in names)]
+    with open(folder / f"metadata.{kind}", "w", newline="", encoding="utf-8") as file:
+        if kind == "csv":
+            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([("file_name", "text"), *rows])
+        else:
+            file.writelines(json.dumps({"file_name": name, "text": text}) + "\n" for name, text in rows)
+    return folder
+
+
+OUTSIDE = ["../secret.png", "sub/../../secret.png", "..", "/etc/passwd", "C:secret.png", "C:/a.png", "..\\secret.png"]
+OUTSIDE += ["\\\\host\\share\\a.png", "//host/share/a.png", "a\0.png"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_file_name_never_leads_outside(tmp_path, kind, name):
+    (tmp_path / "secret.png").write_bytes(png())
+    folder = metadata(tmp_path / "f", kind, name)
+    with pytest.raises(DataError, match=rf"metadata\.{kind}, row 1: .* leads out of"):
+        load_lines("train", folder)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_link_never_leads_outside(tmp_path, kind):
+    (tmp_path / "secret.png").write_bytes(png())
+    folder = metadata(tmp_path / "f", kind, "link.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match=r"row 1: the file name 'link\.png' leads out of"):
+        load_lines("train", folder)
+    metadata(folder, kind, "folder/secret.png")
+    (folder / "folder").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(DataError, match=r"row 1: .* leads out of"):
+        load_lines("train", folder)
+
+
+def test_links_and_folders_that_stay_inside_are_followed(tmp_path):
+    folder = metadata(tmp_path / "f", "jsonl", "link.png", "sub/b.png", "./a.png")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "b.png").write_bytes(png(1))
+    (folder / "link.png").symlink_to(folder / "a.png")
+    (tmp_path / "elsewhere").symlink_to(folder, target_is_directory=True)
+    for place in (folder, tmp_path / "elsewhere"):
+        assert [image.size for image in load_lines("train", place)["image"]] == [(96, 32)] * 4
+    assert inside(folder, "sub/b.png") == folder / "sub" / "b.png"
+
+
+def test_a_circle_of_links_a_pipe_and_a_folder_are_no_images(tmp_path):
+    folder = metadata(tmp_path / "f", "jsonl", "b.png")
+    makers = [lambda p: p.symlink_to(p), os.mkfifo, lambda p: p.mkdir()]
+    for make in makers:
+        make(folder / "b.png")
+        with pytest.raises(DataError, match=r"row 1 \('two'\).*no such file"):
+            load_lines("train", folder)
+        (folder / "b.png").rmdir() if (folder / "b.png").is_dir() else (folder / "b.png").unlink()
+
+
+TEXTS = [
+    "NaN",
+    "null",
+    "NA",
+    "None",
+    "007",
+    "true",
+    "1958-03-04",
+    'say "hi", she said',
+    "a\u2028b",
+    "lone\rcr",
+    "end\\",
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_texts_come_back_as_written(tmp_path, kind):
+    for text in TEXTS:
+        assert load_lines("train", metadata(tmp_path / "f", kind, "a.png", text=text))["text"][:] == ["one", text]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_csv_is_read_whatever_ends_its_lines(tmp_path, end):
+    folder = metadata(tmp_path / "f", "csv")
+    content = end.join(["\ufefftext,writer,file_name", '"one, two",me,a.png', 'three "3",me,a.png'])
+    (folder / "metadata.csv").write_bytes(content.encode())
+    assert load_lines("train", folder)["text"][:] == ["one, two", 'three "3"']
+
+
+@pytest.mark.parametrize(
+    ("kind", "second", "why"),
+    [
+        ("csv", b"a.png,Gr\xfc\xdfe", "not UTF-8"),
+        ("csv", b"a.png,Hello, world", "double quotes"),
+        ("csv", b"a.png", "no text"),
+        ("csv", b'a.png,"not closed', "unexpected end"),
+        ("csv", b'a.png,"Hello" she said', "expected after"),
+        ("csv", b'a.png,"' + b"x" * 200_000 + b'"', "field larger"),
+        ("jsonl", b'{"file_name": "a.png", "text": "Gr\xfc"}', "not UTF-8"),
+        ("jsonl", b'{"file_name": "a.png", "text": "\\ud83d"}', "not UTF-8"),
+        ("jsonl", b'{"file_name": "a.png", "te', "Unterminated"),
+        ("jsonl", b'{"file_name": "a.png", "text": 7}', "no text"),
+        ("jsonl", b'["a.png", "two"]', "no text"),
+        ("jsonl", b"[" * 100_000, "recursion"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named(tmp_path, kind, second, why):
+    folder = metadata(tmp_path / "f", kind)
+    with open(folder / f"metadata.{kind}", "ab") as file:
+        file.write(second + b"\n")
+    with pytest.raises(DataError, match=rf"metadata\.{kind}, row 1: .*{why}"):
+        read_metadata(folder / f"metadata.{kind}")
+
+
+def test_two_metadata_files_are_one_too_many(tmp_path):
+    for kind in ("csv", "jsonl"):
+        metadata(tmp_path / "f", kind)
+    with pytest.raises(DataError, match=f"both {' and '.join(METADATA)}"):
+        load_lines("train", tmp_path / "f")
+
+
+# Held out
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (5, 1), (9, 1), (10, 2), (23, 4)])
+def test_every_fifth_line_is_held_out_and_at_least_one(count, held):
+    texts = [str(k) for k in range(count)]
+    kept, out = hold_out(datasets.Dataset.from_dict({"text": texts}))
+    assert len(out) == held
+    assert sorted([*kept["text"], *out["text"]]) == sorted(texts)
+
+
+def test_one_line_cannot_be_split():
+    with pytest.raises(DataError, match="1 line"):
+        hold_out(datasets.Dataset.from_dict({"text": ["a"]}))
+
+
+def test_lines_to_train_on_come_with_those_to_validate_on(tmp_path):
+    one = parquet(tmp_path / "one" / "train.parquet", [row(text) for text in "abcdefghij"]).parent
+    assert [len(part) for part in training_lines(one)] == [8, 2]
+    parquet(one / "validation.parquet", [row("k")])
+    assert [len(part) for part in training_lines(one)] == [10, 1]
+    with pytest.raises(FileNotFoundError):
+        training_lines(tmp_path / "none")

@@ -2,6 +2,11 @@
 
 import contextlib
 import io
+import os
+import struct
+import sys
+import types
+import zlib
 
 import cv2
 import numpy as np
@@ -9,7 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from hwrlib.images import ImageError, load_grey, load_page, prepare, prepare_pixels, undo
+from hwrlib import images
+from hwrlib.images import (
+    ImageError,
+    load_grey,
+    load_page,
+    load_pages,
+    open_image,
+    prepare,
+    prepare_pixels,
+    undo,
+)
 
 
 def drawn(height=64, width=640, paper=230, ink=30):
@@ -167,7 +182,7 @@ def test_height_is_128_and_the_proportions_are_kept(height, width):
     noise = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
     assert prepare(noise).shape == (1, 128, round(width * 128 / height))
     assert prepare(noise, height=64).shape == (1, 64, round(width * 64 / height))
-    assert prepare(noise, squeeze=2.0).shape == (1, 128, max(8, round(width * 128 / height / 2)))
+    assert prepare(noise, width_divisor=2.0).shape == (1, 128, max(8, round(width * 128 / height / 2)))
 
 
 def test_preparing_twice_changes_little():
@@ -253,6 +268,8 @@ def test_far_too_many_pixels_are_refused(monkeypatch):
         (b"%PDF-1.7\n%abc", "PDF: save the page as PNG"),
         (b"\x00\x00\x00\x24ftypheic\x00\x00\x00\x00mif1", "HEIC.*Most Compatible"),
         (b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00", "HEIC"),
+        (b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf", "AVIF"),
+        (b"\xc5\xd0\xd3\xc6\x20\x00\x00\x00", "EPS"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- drawn -->\n<!DOCTYPE svg>\n<SVG width='3'>", "SVG"),
         (b"<html><body>no drawing</body></html>", "no image"),
@@ -262,13 +279,6 @@ def test_far_too_many_pixels_are_refused(monkeypatch):
 def test_what_people_send_instead_of_an_image_is_called_by_its_name(start, reason):
     with pytest.raises(ImageError, match=reason):
         prepare(start)
-
-
-def test_an_avif_image_is_read_or_called_by_its_name():
-    try:
-        prepare(b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf")
-    except ImageError as error:
-        assert "AVIF" in str(error) or "damaged" in str(error)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
@@ -286,3 +296,218 @@ def test_a_colour_jpeg_is_decoded_to_the_same_grey():
     data = encoded(Image.fromarray(cv2.GaussianBlur(colours, (0, 0), 3)), "JPEG", quality=95)
     with Image.open(io.BytesIO(data)) as image:
         assert np.abs(load_grey(data) - np.asarray(image.convert("L"), np.float32)).max() <= 3
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 200 40\n%%EndComments\n{} loop\n%%EOF\n"
+
+
+def test_a_program_named_as_a_picture_is_refused_and_never_run(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: ran.append(arguments))
+    path = tmp_path / "a.png"
+    path.write_bytes(EPS)
+    opened = Image.open(path, formats=["EPS"])  # the caller's own doing; to load it would run it
+    for source in (path, EPS, opened):
+        with pytest.raises(ImageError, match="EPS.*export it as PNG"):
+            prepare(source)
+    with pytest.raises(ImageError, match=r"a\.png.*EPS"):
+        open_image(EPS, "a.png")
+    assert not ran
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "JPEG2000", "PCX", "SGI"])
+def test_no_other_decoder_sees_a_file(kind):
+    data = encoded(Image.fromarray(drawn()).convert("RGB"), kind)
+    with pytest.raises(ImageError, match="no image that can be read"):
+        prepare(data)
+
+
+def test_heif_is_read_where_its_package_is_installed(monkeypatch):
+    registered = []
+    package = types.ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: registered.append(True)
+    find = images.importlib.util.find_spec
+    images._formats.cache_clear()
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: name == "pillow_heif" or find(name))
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    assert "HEIF" in images._formats() and registered
+    images._formats.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "a.png"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    for load in (prepare, load_page, lambda image: next(load_pages(image))):
+        with pytest.raises(ImageError, match=r"a\.png is a folder, a pipe or a device"):
+            load(path)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "a.png"
+    with open(path, "wb") as file:
+        file.truncate(500_000_001)  # takes no room on the disk
+    with pytest.raises(ImageError, match=r"a\.png has 500 MB"):
+        load_page(path)
+
+
+@pytest.mark.parametrize("load", [prepare, load_page])
+def test_sides_that_opencv_does_not_take_are_refused_with_the_size(load):
+    for source in (np.zeros((10, 40_000), np.uint8), encoded(Image.new("L", (40_000, 10)))):
+        with pytest.raises(ImageError, match="40000 x 10"):
+            load(source)
+
+
+def tiff(*tags, pixels=bytes(64 * 16)):
+    """A grey TIFF of 64 x 16 px with these tags (number, type, count, value) beside or instead of the usual."""
+    usual = {256: (3, 1, 64), 257: (3, 1, 16), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
+    entries = {**usual, 277: (3, 1, 1), 278: (3, 1, 16), 279: (4, 1, len(pixels)), **{t[0]: t[1:] for t in tags}}
+    ifd = b"".join(struct.pack("<HHII", number, *entries[number]) for number in sorted(entries))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(entries)) + ifd + bytes(4)
+
+
+def test_the_tiff_of_these_tests_is_whole():
+    assert load_page(tiff()).shape == (16, 64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "tag",
+    [
+        (259, 3, 1, 4711),  # no such compression
+        (258, 2, 1, 65),  # bits a sample: a text
+        (256, 2, 1, 65),  # the width: a text
+        (256, 5, 1, 4),  # a fraction with the denominator 0
+        (257, 12, 1, 4),
+        (273, 2, 4, 0x41414141),  # where the pixels are
+        (278, 3, 1, 0),
+        (317, 3, 1, 99),
+    ],
+    ids=lambda tag: "-".join(map(str, tag)),
+)
+def test_a_tiff_with_a_broken_tag_is_read_or_refused_by_name(tmp_path, tag):
+    path = tmp_path / "broken.tif"
+    path.write_bytes(tiff(tag))
+    try:
+        assert load_page(path).shape == (16, 64)
+    except ImageError as error:
+        assert "broken.tif" in str(error)
+
+
+def test_a_small_picture_in_a_huge_tile_is_refused_before_it_is_decoded():
+    side = 40_000
+    data = zlib.compress(bytes(1000))
+    tags = (259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 8), (325, 4, 1, len(data))
+    with pytest.raises(ImageError, match="a tile of the bytes.*40000 x 40000"):
+        load_page(tiff(*tags, pixels=data))
+
+
+def exif(kind, count, value):
+    """EXIF data whose orientation is of this TIFF type."""
+    return b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, kind, count, value, 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [exif(2, 4, 0x41414141), exif(3, 2, 6), exif(5, 1, 2**31), exif(12, 1, 9), exif(7, 2**31, 1), b"Exif\0\0junk"],
+    ids=["text", "two numbers", "fraction", "double", "far too many", "junk"],
+)
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning")
+def test_broken_exif_data_spoil_no_good_picture(data):
+    assert same_writing(prepare(encoded(Image.fromarray(drawn()), "JPEG", exif=data, quality=95)))
+
+
+@pytest.mark.parametrize("error", [struct.error("a"), TypeError("b"), RuntimeError("c"), MemoryError(), KeyError(5)])
+def test_whatever_a_decoder_raises_is_an_image_error_that_names_the_file(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(drawn())))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    for load in (prepare, load_page, lambda path: open_image(path.read_bytes(), "a.png")):
+        with pytest.raises(ImageError, match=rf"a\.png cannot be decoded \({type(error).__name__}"):
+            load(path)
+
+
+def three_pages(**options):
+    shades = [Image.new("L", (60, 40), level) for level in (10, 20, 30)]
+    return encoded(shades[0], "TIFF", save_all=True, append_images=shades[1:], **options)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
+def test_every_page_of_a_tiff_is_read(tmp_path, compression):
+    path = tmp_path / "pages.tif"
+    path.write_bytes(three_pages(compression=compression))
+    with Image.open(path) as opened:
+        for source in (path, path.read_bytes(), opened):
+            pages = list(load_pages(source))
+            assert [page.shape for page in pages] == [(40, 60)] * 3
+            assert [round(page.mean()) for page in pages] == [10, 20, 30]
+            assert all(page.dtype == np.uint8 for page in pages)
+
+
+def test_no_page_is_dropped_silently(tmp_path):
+    path = tmp_path / "pages.tif"
+    path.write_bytes(three_pages())
+    for load in (prepare, load_page, lambda path: open_image(path.read_bytes(), path.name)):
+        with pytest.raises(ImageError, match=r"pages\.tif has 3 pages.*load_pages"):
+            load(path)
+
+
+def test_a_broken_page_is_named_and_those_before_it_are_read():
+    data = bytearray(three_pages())
+    last = (
+        data.rindex(struct.pack("<HHI", 256, 4, 1))
+        if struct.pack("<HHI", 256, 4, 1) in data
+        else data.rindex(struct.pack("<HHI", 256, 3, 1))
+    )
+    data[last] ^= 1  # no width any more
+    pages = load_pages(bytes(data))
+    assert [round(next(pages).mean()) for _ in range(2)] == [10, 20]
+    with pytest.raises(ImageError, match="the bytes, page 3"):
+        next(pages)
+
+
+def test_a_smaller_copy_in_a_tiff_is_no_page():
+    small = Image.new("L", (6, 4), 10)
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    data = encoded(Image.new("L", (60, 40), 10), "TIFF", save_all=True, append_images=[small])
+    assert [page.shape for page in load_pages(data)] == [(40, 60)]
+    assert load_page(data).shape == (40, 60)
+
+
+def test_pages_without_end_are_refused(monkeypatch):
+    monkeypatch.setattr(images, "MOST_PAGES", 2)
+    with pytest.raises(ImageError, match="more than 2 pages"):
+        list(load_pages(three_pages()))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "MPO"])
+def test_an_animation_gives_its_first_frame(kind):
+    frames = [Image.new("L", (60, 40), level).convert("RGB") for level in (0, 255)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert [round(page.mean()) for page in load_pages(data)] == [0]
+    assert round(load_page(data).mean()) == 0
+
+
+def test_pages_of_anything_else_are_one():
+    array = drawn()
+    for source in (array, Image.fromarray(array), encoded(Image.fromarray(array))):
+        assert [np.array_equal(page, array) for page in load_pages(source)] == [True]
+
+
+def test_open_image_gives_the_picture_loaded_and_upright():
+    colours = np.random.default_rng(0).integers(0, 256, (8, 20, 3), np.uint8)
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    image = open_image(encoded(Image.fromarray(colours), exif=turn), "row 3")
+    assert np.array_equal(np.asarray(image), np.rot90(colours, -1))
+    assert load_page(image).shape == (20, 8)  # not turned twice
+    with pytest.raises(ImageError, match="row 3.*empty"):
+        open_image(b"", "row 3")

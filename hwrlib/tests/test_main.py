@@ -1,8 +1,13 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import datetime
+import hashlib
+import importlib.util
 import io
 import json
+import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -12,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hwrlib.__main__ import main
+import hwrlib.__main__
+from hwrlib.__main__ import ENDINGS, main
+from hwrlib.alphabet import Alphabet
 from hwrlib.data import load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer
@@ -23,7 +30,7 @@ def weights(tmp_path_factory):
     """Random weights, narrow lines: what is tested here is not what they read."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    CRNN(squeeze=8.0).save_pretrained(folder)
+    CRNN(width_divisor=8.0).save_pretrained(folder)
     return str(folder)
 
 
@@ -48,6 +55,80 @@ def test_read_prints_one_text_a_line_with_its_name(weights, images, capsys):
     rows = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == [str(images / name) for name in ("0.png", "1.png", "0.png")]
     assert rows[0][1:] == rows[2][1:]
+    assert main(["read", str(images), "--weights", weights]) == 0
+    assert [row.split("\t")[0] for row in capsys.readouterr().out.splitlines()] == [row[0] for row in rows[:2]]
+    assert main(["read", str(images / "0.png"), "--weights", weights]) == 0
+    assert "\t" not in capsys.readouterr().out
+
+
+def test_a_folder_is_looked_through_for_what_can_be_read():
+    assert {".png", ".tiff", ".webp"} <= ENDINGS
+    assert (".heic" in ENDINGS) == (importlib.util.find_spec("pillow_heif") is not None)
+
+
+def test_as_decides_what_an_image_is(weights, images, capsys, monkeypatch):
+    kinds = []
+    monkeypatch.setattr(Recognizer, "read_page", lambda self, image, kind=None: kinds.append(kind) or [])
+    for options in ([], ["--as", "line"], ["--as", "page"]):
+        main(["read", str(images / "0.png"), "--weights", weights, *options])
+    assert kinds == [None, "line", "page"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["read", "--as", "word"])
+
+
+def test_every_page_of_a_tiff_is_read_and_a_blank_one_stops_no_other(weights, tmp_path, capsys):
+    line = load_lines("validation", "sample")[0]["image"].convert("L")
+    path = tmp_path / "scan.tif"
+    line.save(path, save_all=True, append_images=[Image.new("L", line.size, 255), line])
+    assert main(["read", str(path), "--weights", weights, "--json", "--as", "page"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(row)["image"] for row in out.splitlines()] == [str(path), f"{path}#3"]
+    assert err == f"hwrlib: {path}#2: no writing was found\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_never_ends_is_refused(weights, images, tmp_path, capsys, kind):
+    path = "/dev/zero"
+    if kind == "pipe":
+        path = str(tmp_path / "pipe.png")
+        os.mkfifo(path)
+    assert main(["read", path, str(images / "0.png"), "--weights", weights]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"hwrlib: {path}") and len(err.splitlines()) == 1
+    assert out.startswith(str(images / "0.png"))
+
+
+def test_results_come_one_file_at_a_time(weights, images, tmp_path, monkeypatch):
+    seen, reading = [], Recognizer.read_page
+
+    def read_page(self, *arguments):
+        seen.append(len((tmp_path / "out").read_text().splitlines()))
+        return reading(self, *arguments)
+
+    monkeypatch.setattr(Recognizer, "read_page", read_page)
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["read", str(images), "--weights", weights]) == 0
+    assert seen == [0, 1]
+
+
+def test_when_nobody_reads_the_output_any_more_it_ends_quietly(weights, images, monkeypatch, capfd):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["read", str(images), "--weights", weights]) == 141
+        monkeypatch.undo()
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_ends_it_quietly(weights, images, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recognizer, "read_page", interrupt)
+    assert main(["read", str(images), "--weights", weights]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_read_takes_standard_input(weights, images, capsys, monkeypatch):
@@ -87,15 +168,16 @@ def test_read_goes_on_after_an_image_that_cannot_be_read(weights, images, tmp_pa
     assert main(["read", str(broken), str(tmp_path / "none.png"), str(images / "0.png"), "--weights", weights]) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    assert "broken.png" in err
-    assert "none.png" in err
+    assert ["broken.png" in err.splitlines()[0], "none.png" in err.splitlines()[1]] == [True, True]
+    assert all(row.startswith("hwrlib: ") for row in err.splitlines()) and len(err.splitlines()) == 2
 
 
 def test_an_empty_folder_and_missing_weights_are_said(tmp_path, images, weights, capsys):
     assert main(["read", str(tmp_path), "--weights", weights]) == 1
     assert str(tmp_path) in capsys.readouterr().err
     assert main(["read", str(images), "--weights", str(tmp_path / "no" / "weights")]) == 1
-    assert "no such folder" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert str(tmp_path / "no" / "weights") in err and len(err.splitlines()) == 1
 
 
 def test_help_names_every_command(capsys):
@@ -124,6 +206,10 @@ def test_evaluate_writes_a_report_and_the_predictions(weights, folder, tmp_path,
     assert "all: 4 lines: CER" in out
     assert "grey: 2 lines" in out
     scores = json.loads(report.read_text())
+    assert scores["data"] == str(folder) and scores["split"] == "validation" and scores["decoder"] == "greedy"
+    assert scores["date"] == datetime.date.today().isoformat()
+    version = hashlib.sha256((Path(weights) / "model.safetensors").read_bytes()).hexdigest()[:8]
+    assert scores["weights"] == version
     readings = pd.read_csv(table, keep_default_na=False)
     assert scores["all"]["cer"]["rate"] == readings.errors.sum() / readings.characters.sum()
     assert list(readings.reference) == load_lines("validation", str(folder))["text"][:]
@@ -131,22 +217,100 @@ def test_evaluate_writes_a_report_and_the_predictions(weights, folder, tmp_path,
     assert len(pd.read_parquet(tmp_path / "readings.parquet")) == 4
 
 
+def test_evaluate_names_a_broken_image_and_reads_the_others(weights, tmp_path, capsys):
+    lines = load_lines("validation", "sample").select(range(3))
+    (tmp_path / "validation").mkdir()
+    for k, line in enumerate(lines):
+        line["image"].save(tmp_path / "validation" / f"{k}.png")
+    names = [f"{k}.png" for k in range(3)]
+    table = pd.DataFrame({"file_name": names, "text": lines["text"][:]})
+    table.to_csv(tmp_path / "validation" / "metadata.csv", index=False)
+    broken = tmp_path / "validation" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:-2000])  # its header is whole
+    assert main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
+    out, err = capsys.readouterr()
+    assert "all: 2 lines: CER" in out
+    assert "row 1" in err and len(err.splitlines()) == 1
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What the command line would train: the arguments of each Trainer."""
+    given = []
+
+    class Noting:
+        def __init__(self, *arguments):
+            given.append(arguments)
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(hwrlib.__main__, "Trainer", Noting)
+    return given
+
+
+def test_the_seed_decides_the_first_weights(folder, tmp_path, trained):
+    arguments = ["train", "--data", str(folder), "--output", str(tmp_path / "run"), "--set"]
+    for seed in (1, 1, 2):
+        assert main([*arguments, f"seed={seed}", "--width-divisor", "2"]) == 0
+    first, again, other = (model.state_dict()["fc.weight"] for model, *_ in trained)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert trained[0][0].width_divisor == 2.0
+
+
+def test_init_brings_alphabet_width_divisor_and_calibration(folder, tmp_path, trained):
+    texts = "".join(load_lines("train", str(folder))["text"])
+    start = CRNN(Alphabet("".join(sorted(set(texts)))), 3.0, {"greedy": [0.5, 1.5]})
+    start.save_pretrained(tmp_path / "start")
+    arguments = ["train", "--data", str(folder), "--init", str(tmp_path / "start"), "--output", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert main([*arguments, "--width-divisor", "2"]) == 0
+    for (model, *_), width_divisor in zip(trained, (3.0, 2.0), strict=True):
+        assert model.alphabet.characters == start.alphabet.characters
+        assert model.width_divisor == width_divisor
+        assert model.calibration == {"greedy": [0.5, 1.5]}
+        assert torch.equal(model.fc.weight, start.fc.weight)
+
+
+def test_extra_lines_and_repeated_ones(folder, tmp_path, trained):
+    more = load_lines("validation", "sample").select(range(4, 7))
+    more.to_parquet(tmp_path / "more.parquet")
+    folder_lines, extra_lines = load_lines("train", str(folder))["text"][:], more["text"][:]
+    arguments = ["train", "--data", str(folder), "--output", str(tmp_path / "run"), "--width-divisor", "2"]
+    extra = ["--extra", str(tmp_path / "more.parquet")]
+    assert main([*arguments, "--repeat", "2", *extra, *extra]) == 0
+    _, lines, validation, *_ = trained[0]
+    assert [line.text for line in lines] == folder_lines * 2 + extra_lines * 2
+    assert [line.text for line in validation] == folder_lines
+
+
+@pytest.mark.parametrize("divisor", ["0", "9", "nan"])
+def test_a_width_divisor_out_of_range_is_an_error_of_one_line(folder, tmp_path, capsys, divisor):
+    assert main(["train", "--data", str(folder), "--output", str(tmp_path), "--width-divisor", divisor]) == 1
+    err = capsys.readouterr().err
+    assert "1 to 8" in err and len(err.splitlines()) == 1
+
+
 def test_train_starts_from_weights_and_resumes(weights, folder, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = ["train", "--data", str(folder), "--init", weights, "--output", str(run)]
     arguments += ["--set", "batch_size=2", "--set", "precision=no", "--set", "strength=0"]
     assert main([*arguments, "--set", "epochs=1"]) == 0
-    assert CRNN.from_pretrained(run / "best").squeeze == 8.0
+    assert CRNN.from_pretrained(run / "best").width_divisor == 8.0
     assert main([*arguments, "--set", "epochs=1"]) == 1
     assert "resume it" in capsys.readouterr().err
     assert main([*arguments, "--set", "epochs=2", "--resume"]) == 0
     assert list(pd.read_csv(run / "history.csv").epoch) == [1, 2]
 
 
-def test_train_refuses_a_single_file_and_an_unknown_setting(folder, tmp_path, capsys):
+def test_train_refuses_a_single_file(folder, tmp_path, capsys):
     file = next(folder.glob("train*.parquet"))
     assert main(["train", "--data", str(file), "--output", str(tmp_path / "run")]) == 1
     assert "one file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["speed=9", "epochs=abc", "batch_size=0", "average=2", "frozen=yes"])
+def test_a_wrong_setting_is_a_usage_error_that_names_it(tmp_path, capsys, setting):
     with pytest.raises(SystemExit, match="2"):
-        main(["train", "--output", str(tmp_path / "run"), "--set", "speed=9"])
-    assert "no setting" in capsys.readouterr().err
+        main(["train", "--output", str(tmp_path / "run"), "--set", setting])
+    assert setting.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]

@@ -1,7 +1,10 @@
 """The chapters as committed: run from top to bottom, whole, light, and linked."""
 
 import json
+import os
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,15 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 CHAPTERS = 8
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-ON_COLAB = "https://colab.research.google.com/github/handwriting-notebooks/handwriting-notebooks/blob/main/notebooks/"
 
 
 def source(cell):
     return "".join(cell["source"])
+
+
+BOOTSTRAP = source(json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))["cells"][1])
+REPOSITORY = re.search(r'^REPOSITORY = "([\w.-]+/[\w.-]+)"$', BOOTSTRAP, re.M)[1]
+ON_COLAB = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/"
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -62,8 +69,77 @@ def test_it_begins_with_title_and_badge_of_its_own(path, cells):
 
 def test_the_second_cell_is_the_same_bootstrap_in_all(cells):
     assert cells[1]["cell_type"] == "code"
-    assert source(cells[1]) == source(json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))["cells"][1])
-    assert 'os.environ.get("HWR_DATA"' in source(cells[1])
+    assert source(cells[1]) == BOOTSTRAP
+    assert 'os.environ.get("HWR_DATA"' in BOOTSTRAP
+
+
+@pytest.fixture
+def colab(tmp_path, monkeypatch):
+    """A folder as Colab opens it, with scripts for git and python; a function that changes what one of them does."""
+    commands, content = tmp_path / "commands", tmp_path / "content"
+    commands.mkdir()
+    content.mkdir()
+    monkeypatch.chdir(content)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(sys, "executable", str(commands / "python"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("HWR_DATA", raising=False)
+
+    def does(name, script):
+        (commands / name).write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> {tmp_path}/calls\n{script}\n')
+        (commands / name).chmod(0o755)
+
+    does("git", "mkdir -p handwriting-notebooks/notebooks handwriting-notebooks/hwrlib")
+    does("python", "exit 0")
+    return does
+
+
+def test_on_colab_the_bootstrap_fetches_the_repository_once(colab, tmp_path):
+    names = {}
+    exec(BOOTSTRAP, names)
+    home = tmp_path / "content" / "handwriting-notebooks"
+    clone, install = (tmp_path / "calls").read_text().splitlines()
+    assert clone.startswith("git clone ") and clone.endswith(f" https://github.com/{REPOSITORY} {home.name}")
+    assert install.startswith("python -m pip install ") and install.endswith(f" -r {home.name}/requirements.txt")
+    assert Path.cwd() == home / "notebooks"
+    assert sys.path[0] == str(home)
+    assert names["SOURCE"] == "iam"
+    exec(BOOTSTRAP, {})  # run again: nothing more is called
+    assert Path.cwd() == home / "notebooks"
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2
+    os.chdir(tmp_path / "content")  # as after a restart of the session
+    exec(BOOTSTRAP, {})
+    assert Path.cwd() == home / "notebooks"
+    assert [call.split()[0] for call in (tmp_path / "calls").read_text().splitlines()] == ["git", "python", "python"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("git", "fatal: Could not resolve host: github.com"),
+        ("git", "fatal: could not read Username for 'https://github.com': terminal prompts disabled"),
+        ("python", "ERROR: No matching distribution found for torch"),
+    ],
+)
+def test_a_bootstrap_that_fails_says_what_is_wrong_and_what_to_do(colab, tmp_path, name, says):
+    colab(name, f'echo "{says}" >&2\nexit 128')
+    with pytest.raises(RuntimeError) as error:
+        exec(BOOTSTRAP, {})
+    assert says in str(error.value)
+    assert "Check the network" in str(error.value)
+    assert name == "python" or f"https://github.com/{REPOSITORY}" in str(error.value)
+    assert Path.cwd() == tmp_path / "content"  # so that the cell can be run again
+    colab(name, "mkdir -p handwriting-notebooks/notebooks")
+    exec(BOOTSTRAP, {})
+    assert Path.cwd().name == "notebooks"
+
+
+def test_git_asks_for_no_password(colab, tmp_path):
+    colab("git", f'echo "$GIT_TERMINAL_PROMPT" > {tmp_path}/prompt; exit 1')
+    with pytest.raises(RuntimeError):
+        exec(BOOTSTRAP, {})
+    assert (tmp_path / "prompt").read_text() == "0\n"
 
 
 def test_it_ends_with_exercises_and_the_next_chapter(path, cells):

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page
-from hwrlib.ink import find_skew
-from hwrlib.segment import find_lines
+from hwrlib.page.ink import find_skew
+from hwrlib.page.lines import crop_line, find_lines
 
 SAMPLES = resources.files("hwrlib.samples")
 PAGE = load_page((SAMPLES / "page.png").read_bytes())
 BOXES = [line["box"] for line in json.loads((SAMPLES / "page.json").read_text())["lines"]]
 MIDDLES = [(x + w / 2, y + h / 2) for x, y, w, h in BOXES]
+LINE = load_page(load_lines("validation", "sample")[0]["image"])
 ROWS, COLUMNS = PAGE.shape
 DOWN, ACROSS = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
 
@@ -58,9 +60,12 @@ def test_the_sample_page_is_found_to_the_pixel():
         assert shared / (w * h + width * height - shared) > 0.7
 
 
-@pytest.mark.parametrize("degrees", [-5, 5])
+@pytest.mark.parametrize("degrees", [-15, -5, 5, 15])
 def test_a_tilted_page(degrees):
-    page, matrix = turned(PAGE, degrees)
+    sheet = np.pad(PAGE, 200, mode="edge")  # so that no line is turned out of the picture
+    matrix = cv2.getRotationMatrix2D((COLUMNS / 2 + 200, ROWS / 2 + 200), degrees, 1)
+    page = cv2.warpAffine(sheet, matrix, sheet.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    matrix[:, 2] += matrix[:, :2] @ (200, 200)
     assert_all_found(page, [tuple(matrix @ (x, y, 1)) for x, y in MIDDLES])
 
 
@@ -216,3 +221,64 @@ def test_a_lone_tall_letter_comes_out_as_a_line():
     _, line = find_lines(page)
     assert line.box[2] < line.box[3]
     assert line.image.shape[0] <= line.image.shape[1]
+
+
+@pytest.mark.parametrize("text", ["I", "Of", "Deep"])
+def test_a_short_word_in_large_letters_is_one_line(text):
+    page = written({(20, 120): text}, height=170, width=400, size=4)
+    (line,) = find_lines(page)
+    assert line.box == pytest.approx(cv2.boundingRect((page < 128).astype(np.uint8)), abs=4)
+
+
+def test_strokes_along_a_ruling_stay():
+    page, stroke = np.full((400, 700), 230, np.float32), np.full((400, 700), 230, np.uint8)
+    cv2.putText(stroke, "HILL", (60, 204), cv2.FONT_HERSHEY_SIMPLEX, 3, 40, 5)
+    for start in range(9, 400, 39):
+        page[start : start + 2] *= 0.65
+    for start in range(18, 700, 39):
+        page[:, start : start + 2] *= 0.65
+    page = np.minimum(page, stroke).astype(np.uint8)
+    (line,) = find_lines(page)
+    assert np.count_nonzero(line.image < 128) == pytest.approx(np.count_nonzero(stroke < 128), rel=0.1)
+
+
+def test_a_tight_line_is_left_alone():
+    assert crop_line(LINE) is None
+    assert crop_line(np.full((128, 900), 230, np.uint8)) is None
+
+
+def with_margin(line):
+    return np.pad(line, (line.shape[0], 60), constant_values=int(np.median(line)))
+
+
+def ruled(line, squares):
+    page = with_margin(line).astype(np.float32)
+    for start in range(20, page.shape[0], 40 if squares else 120):
+        page[start : start + 2] *= 0.65
+    for start in range(20, page.shape[1] if squares else 0, 40):
+        page[:, start : start + 2] *= 0.65
+    return page.astype(np.uint8)
+
+
+def tilted_in_shadow(line):
+    page = with_margin(line)
+    matrix = cv2.getRotationMatrix2D((page.shape[1] / 2, page.shape[0] / 2), 1.5, 1)
+    page = cv2.warpAffine(page, matrix, page.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    return (page * (0.8 + 0.2 * np.tanh((np.arange(page.shape[1]) - 400) / 40))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "degrade",
+    [with_margin, lambda line: ruled(line, False), lambda line: ruled(line, True), tilted_in_shadow],
+    ids=["margin", "ruled", "squared", "tilted in a shadow"],
+)
+def test_a_line_is_cropped_to_its_writing(degrade):
+    rows, columns = np.nonzero(LINE < 128)
+    crop = crop_line(degrade(LINE))
+    assert crop.shape == pytest.approx((np.ptp(rows), np.ptp(columns)), abs=0.3 * np.ptp(rows))
+
+
+def test_a_lone_tall_letter_is_cropped_to_be_wide_enough_but_a_page_is_no_line():
+    crop = crop_line(written({(20, 100): "I"}, height=130, width=90, size=3))
+    assert crop.shape[0] <= crop.shape[1]
+    assert crop_line(np.ascontiguousarray(PAGE)) is None

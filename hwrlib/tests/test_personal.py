@@ -1,6 +1,7 @@
 """One hand: lines held out, general lines mixed in, and the table of what own lines bring."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import datasets
@@ -10,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hwrlib import personal
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
-from hwrlib.data import DataError, Lines, load_lines
+from hwrlib.batches import prepare_lines
+from hwrlib.data import DataError, hold_out, load_lines, training_lines
 from hwrlib.model import CRNN
-from hwrlib.personal import hold_out, learning_curve, mix, training_lines
+from hwrlib.scripts import personal
+from hwrlib.scripts.personal import learning_curve
 
 AB = Alphabet("ab")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,7 +49,7 @@ def weights(tmp_path_factory):
     """Random weights, narrow lines: what is tested here is not what they read."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    CRNN(AB, squeeze=4.0).save_pretrained(folder)
+    CRNN(AB, 4.0).save_pretrained(folder)
     return folder
 
 
@@ -79,31 +81,6 @@ def test_a_folder_with_a_validation_split_keeps_it(tmp_path):
     assert held_out["text"][:] == ["b"] * 3
     with pytest.raises(FileNotFoundError, match="none"):
         training_lines(tmp_path / "none")
-
-
-# Mixed in
-
-
-def test_half_of_every_epoch_is_own_lines():
-    own = Lines(rows(5, "ab"), AB, squeeze=2.0, strength=0.5, seed=3)
-    mixed = mix(own, rows(50, "ba"), least=12)
-    assert mixed.texts.count("ab") == mixed.texts.count("ba") == 15  # 5 lines three times over: at least 12
-    assert (mixed.squeeze, mixed.strength, mixed.seed) == (2.0, 0.5, 3)
-    assert len({pixels.tobytes() for pixels in mixed.pixels[15:]}) > 5  # other lines, not one again and again
-    assert own.texts == ["ab"] * 5  # itself it stays as it was
-    assert not np.array_equal(mixed[0][0], mixed[5][0])  # the same line, augmented anew
-    again = mix(own, rows(50, "ba"), least=12)
-    assert all(np.array_equal(a, b) for a, b in zip(mixed.pixels, again.pixels, strict=True))
-
-
-def test_without_general_lines_it_is_own_lines_alone_and_many_are_not_repeated():
-    assert mix(Lines(rows(3), AB), least=6).texts == ["ab"] * 6
-    assert len(mix(Lines(rows(40), AB), least=6)) == 40
-
-
-def test_fewer_general_lines_than_own_are_drawn_more_than_once():
-    mixed = mix(Lines(rows(8), AB), rows(2, "b"), least=8)
-    assert mixed.texts.count("b") == 8
 
 
 # The command line
@@ -150,7 +127,7 @@ def taught(monkeypatch):
     given = []
 
     def note(weights, own, general, folder, frozen, precision):
-        given.append((own, general, frozen))
+        given.append((own, len(general), frozen))
         CRNN.from_pretrained(weights).save_pretrained(Path(folder) / "best")
         return {"best_epoch": 1, "minutes": 0.5}
 
@@ -172,8 +149,8 @@ def test_the_learning_curve_writes_a_row_for_each_run_and_goes_on(data, taught, 
     assert list(table[personal.RUN].itertuples(index=False, name=None)) == [
         (writer, *run) for writer in ("202", "289") for run in runs
     ]
-    assert [(len(own), general is not None, frozen) for own, general, frozen in taught[:5]] == [
-        (given, replay, frozen) for given, frozen, replay in runs[1:]
+    assert [(len(own), general, frozen) for own, general, frozen in taught[:5]] == [
+        (given, 8 if replay else 0, frozen) for given, frozen, replay in runs[1:]
     ]
     assert pictures(taught[0][0]) < pictures(taught[2][0])  # more lines are the same ones and others
     assert table.cer_own.between(0, 3).all()
@@ -210,15 +187,15 @@ def test_a_recorded_run_holds_out_mixes_and_keeps_the_best(weights, tmp_path, mo
 
     class Noting(personal.Trainer):
         def __init__(self, model, lines, validation, folder, settings):
-            seen.append((lines.texts, validation.texts, settings))
+            seen.append(([line.text for line in lines], [line.text for line in validation], settings))
             super().__init__(model, lines, validation, folder, settings)
 
     monkeypatch.setattr(personal, "Trainer", Noting)
     monkeypatch.setattr(personal, "EPOCHS", 1)
-    monkeypatch.setattr(personal.mix, "__defaults__", (None, 4, 0))
-    found = personal._teach(weights, rows(5), rows(8, "b"), tmp_path, True, "no")
+    monkeypatch.setattr(personal, "rehearse", functools.partial(personal.rehearse, least=4))
+    found = personal._teach(weights, rows(5), prepare_lines(rows(8, "b"), AB, 4.0), tmp_path, True, "no")
     lines, held_out, settings = seen[0]
-    assert (sorted(lines), held_out) == (["ab"] * 4 + ["b"] * 4, ["ab"])
+    assert (lines, held_out) == (["ab"] * 4 + ["b"] * 4, ["ab"])
     assert settings == dataclasses.replace(personal.PRESETS["personal"], epochs=1, precision="no", frozen=True)
     assert found["best_epoch"] in (0, 1)
     assert found["minutes"] >= 0

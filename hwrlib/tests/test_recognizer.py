@@ -7,9 +7,14 @@ import torch
 from PIL import Image
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.images import ImageError, prepare_pixels
+from hwrlib.ctc import Character, Reading, frames
+from hwrlib.data import SAMPLE, load_lines
+from hwrlib.images import ImageError, load_page, prepare_pixels
+from hwrlib.metrics import cer
 from hwrlib.model import CRNN
-from hwrlib.recognizer import MARGIN, Recognizer
+from hwrlib.page.lines import find_lines
+from hwrlib.recognizer import MARGIN, Recognizer, turn_back
+from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
 
 
 def drawn(width, seed):
@@ -22,7 +27,7 @@ def drawn(width, seed):
 @pytest.fixture(scope="module")
 def recognizer():
     torch.manual_seed(0)
-    model = CRNN(Alphabet("abc "), squeeze=2.0)
+    model = CRNN(Alphabet("abc "), width_divisor=2.0)
     with torch.no_grad():
         model(torch.rand(2, 1, 128, 64) * 2 - 1)
         model.fc.weight.mul_(20)  # an untrained network that is sure of something
@@ -46,16 +51,16 @@ def test_one_by_one_reads_as_in_batches_of_any_size(recognizer, lines):
 
 
 def test_log_probabilities_of_a_line_do_not_depend_on_its_company(recognizer, lines):
-    pixels = [prepare_pixels(line, squeeze=2.0) for line in lines]
+    pixels = [prepare_pixels(line, width_divisor=2.0) for line in lines]
     together, lengths = recognizer.log_probabilities(pixels)
     for k, line in enumerate(pixels):
         alone, length = recognizer.log_probabilities([line])
-        assert length[0] == lengths[k] == (line.shape[1] + MARGIN) // 4 - 1
+        assert length[0] == lengths[k] == frames(line.shape[1] + MARGIN)
         assert torch.allclose(alone[0, : length[0]], together[k, : length[0]], atol=1e-4)
 
 
 def test_it_prepares_as_its_network_was_trained(recognizer, lines):
-    direct = recognizer.read_prepared([prepare_pixels(line, squeeze=2.0) for line in lines])
+    direct = recognizer.read_prepared([prepare_pixels(line, width_divisor=2.0) for line in lines])
     assert [r.text for r in direct] == [r.text for r in recognizer.read_lines(lines)]
 
 
@@ -87,7 +92,7 @@ def test_precisions_give_normal_log_probabilities(recognizer, lines, precision):
 def test_from_a_folder_and_from_none(recognizer, lines, tmp_path):
     recognizer.model.save_pretrained(tmp_path)
     loaded = Recognizer.from_pretrained(tmp_path, "no")
-    assert loaded.model.squeeze == 2.0
+    assert loaded.model.width_divisor == 2.0
     assert not loaded.model.training
     assert loaded.read(lines[0]).text == recognizer.read(lines[0]).text
     with pytest.raises((ValueError, OSError), match="nowhere"):
@@ -137,3 +142,62 @@ def test_a_tall_letter_on_a_page_is_read(recognizer):
 
 def test_it_says_on_what_and_how_precisely_it_computes(recognizer):
     assert repr(recognizer) == f"Recognizer(cpu, {torch.get_num_threads()} threads, precision 'no', 4 characters)"
+
+
+def test_characters_lie_inside_the_line(recognizer):
+    def beyond(log_probs, lengths, alphabet):
+        return [
+            Reading("ab", -1.0, 0.9, (Character("a", 0.9, n - 9, n), Character("b", 0.9, n - 1, n))) for n in lengths
+        ]
+
+    beyond.name = "beyond"
+    line = prepare_pixels(drawn(60, 0))
+    (reading,) = Recognizer(recognizer.model, "no", beyond).read_prepared([line])
+    for character in reading.characters:
+        first, stop = character.columns
+        assert 0 <= first < stop <= line.shape[1]
+        assert character.begin < character.end <= frames(line.shape[1])
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Recognizer.from_pretrained(precision="no")
+
+
+@pytest.fixture(scope="module")
+def row():
+    return load_lines("validation", "sample")[0]
+
+
+@pytest.mark.parametrize(
+    "degrade",
+    [with_margin, lambda line: ruled(line, False), lambda line: ruled(line, True), tilted_in_shadow],
+    ids=["margin", "ruled", "squared", "tilted in a shadow"],
+)
+def test_a_line_is_read_whatever_its_paper(reader, row, degrade):
+    line = load_page(row["image"])
+    assert cer([reader.read(line).text], [reader.read(degrade(line)).text]) < 0.05
+
+
+def test_a_short_line_is_one_line_and_kind_decides_otherwise(recognizer):
+    word = np.full((130, 260), 230, np.uint8)
+    cv2.putText(word, "Of", (10, 120), cv2.FONT_HERSHEY_SIMPLEX, 4.5, 40, 8)
+    (reading,) = recognizer.read_page(word)
+    assert reading.text == recognizer.read(word).text
+    assert len(recognizer.read_page(page(80, 200), kind="line")) == 1
+    wide = np.pad(page(80, 200), ((0, 0), (0, 1200)), constant_values=230)
+    assert len(recognizer.read_page(wide)) == 1
+    assert len(recognizer.read_page(wide, kind="page")) == 2
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_a_page_is_turned_until_it_can_be_read(reader, rotation):
+    upright = load_page(SAMPLE / "page.png")[:360]
+    expected = reader.read_found(find_lines(upright))
+    assert len(expected) > 2
+    readings = reader.read_page(np.rot90(upright, rotation // 90))  # counter-clockwise: the rotation undoes it
+    assert {reading.rotation for reading in readings} == {rotation}
+    assert cer([r.text for r in expected], [r.text for r in readings]) < 0.02
+    for reading, there in zip(readings, expected, strict=True):
+        back = turn_back(reading.box, upright.shape[:: 1 if rotation % 180 == 0 else -1], (-rotation // 90) % 4)
+        assert back == pytest.approx(there.box, abs=4)

@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 import datasets
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from hwrlib import samples
-from hwrlib.samples import generate
+from hwrlib.scripts import samples
+from hwrlib.scripts.samples import FOLDER
 
-FOLDER = Path(samples.__file__).parent
 SPLITS = {"train": 500, "validation": 80, "test": 80}
 CHARACTERS = set(" !\"#&'()*+,-./0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -59,7 +59,7 @@ def test_over_thirty_fonts_and_a_third_of_the_evaluation_lines_in_unseen_ones(li
 
 
 def test_splits_share_no_paragraph_no_sentence_and_no_line(lines):
-    sections = generate.read_sentences()
+    sections = samples.read_sentences()
     assert set(sections) == {*SPLITS, "page"}
     seen = set()
     for split, paragraphs in sections.items():
@@ -72,7 +72,7 @@ def test_splits_share_no_paragraph_no_sentence_and_no_line(lines):
 
 
 def test_lines_of_the_files_are_the_lines_of_the_sentences(lines):
-    for split, paragraphs in generate.read_sentences().items():
+    for split, paragraphs in samples.read_sentences().items():
         if split in SPLITS:
             assert " ".join(lines[split]["text"]) == " ".join(paragraphs)
 
@@ -80,7 +80,7 @@ def test_lines_of_the_files_are_the_lines_of_the_sentences(lines):
 def test_wrap_keeps_the_text_and_never_makes_a_line_too_long():
     text = " ".join(["word"] * 60)
     for length in (24, 42, 200):
-        wrapped = generate.wrap(text, length)
+        wrapped = samples.wrap(text, length)
         assert " ".join(wrapped) == text
         assert max(map(len, wrapped)) <= 70
 
@@ -91,7 +91,7 @@ def test_page_boxes_lie_inside_the_page_and_hold_the_ink():
         assert list(image.size) == page["size"]
         grey = np.asarray(image.convert("L"))
     assert 10 <= len(page["lines"]) <= 12
-    assert " ".join(line["text"] for line in page["lines"]) == generate.read_sentences()["page"][0]
+    assert " ".join(line["text"] for line in page["lines"]) == samples.read_sentences()["page"][0]
     ink = grey < 110
     for line in page["lines"]:
         x, y, width, height = line["box"]
@@ -107,9 +107,35 @@ def test_page_boxes_lie_inside_the_page_and_hold_the_ink():
 def test_same_seed_gives_the_same_image_bytes():
     ink = np.zeros((80, 300), np.float32)
     ink[30:50, 20:280] = 1
-    first, second = (generate.encode(generate.scan(ink, np.random.default_rng(3))) for _ in range(2))
+    first, second = (samples.encode(samples.scan(ink, np.random.default_rng(3))) for _ in range(2))
     assert first == second
     assert Image.open(io.BytesIO(first)).size == (300, 80)
+
+
+def test_number_lines_are_those_of_the_seed_in_iams_characters_and_spacing():
+    rng = np.random.default_rng(samples.NUMBERS_SEED)
+    texts = [samples.number_line(rng, ["word", "other"]) for _ in range(200)]
+    assert texts[:2] == [
+        "other other word Fig. 33 Fig. 22",
+        "Quinilvan's Fig. 2 word word & Zelshawjen Garlan and Woodwal",
+    ]
+    assert set("".join(texts)) <= CHARACTERS
+    assert max(map(len, texts)) <= 64
+    assert not any("  " in text or text != text.strip() for text in texts)
+    assert np.mean([any(c.isdigit() for c in text) for text in texts]) > 0.7
+    assert any(re.search(r"[A-Z][a-z]+ \d+ , \d{4}", text) for text in texts)
+
+
+def test_number_lines_are_written_with_their_images(tmp_path, monkeypatch):
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    monkeypatch.setattr(samples, "FONTS", {"train": "one"})
+    for name, count in (("few", 2), ("more", 3)):
+        samples.write_numbers(tmp_path / f"{name}.parquet", count, {"one": (font, CHARACTERS)})
+    few, more = (datasets.Dataset.from_parquet(str(tmp_path / f"{name}.parquet")) for name in ("few", "more"))
+    assert (len(few), len(more)) == (2, 3)
+    assert few["text"][:] == more["text"][:2]
+    assert few[1]["image"].tobytes() == more[1]["image"].tobytes()
+    assert set(few.column_names) == {"image", "text"}
 
 
 def test_everything_stays_under_five_megabytes():

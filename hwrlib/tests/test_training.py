@@ -1,6 +1,9 @@
 """Training: it resumes to the same curve, ends with a reason, and never loses the last good state."""
 
+import copy
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import resource
@@ -8,20 +11,26 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
-from hwrlib import training
+from hwrlib import checkpoints, training
 from hwrlib.alphabet import IAM, Alphabet
-from hwrlib.data import Lines
+from hwrlib.batches import PreparedLine, prepare_lines
+from hwrlib.checkpoints import TrainingError, fingerprint, on_stop, one_run, own_group, write_whole
 from hwrlib.model import CRNN
-from hwrlib.training import PRESETS, Trainer, TrainingError
+from hwrlib.settings import PRESETS, Settings, parse_setting
+from hwrlib.training import Trainer, new_model
 
 AB = Alphabet("ab")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,16 +40,16 @@ COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer",
 class Small(CRNN, coders={Alphabet: (lambda alphabet: alphabet.characters, Alphabet)}, license="mit", tags=[]):
     """The network with a hundredth of its weights: what is tested here is not what it learns."""
 
-    def __init__(self, alphabet: Alphabet = AB, squeeze: float = 1.0):
+    def __init__(self, alphabet: Alphabet = AB, width_divisor: float = 1.0, calibration: dict | None = None):
         nn.Module.__init__(self)
-        self.alphabet, self.squeeze = alphabet, squeeze
+        self.alphabet, self.width_divisor, self.calibration = alphabet, width_divisor, calibration or {}
         self.cnn = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1),
             nn.BatchNorm2d(4),
             nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d((2, 2)),
             nn.Conv2d(4, 8, 3, padding=1),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d((2, 2)),
             nn.MaxPool2d((4, 1)),
             nn.Conv2d(8, 8, 2),
         )
@@ -54,7 +63,7 @@ def small(alphabet=AB):
     return Small(alphabet)
 
 
-def drawn(count, strength=0.0, alphabet=AB, first=0):
+def drawn(count, alphabet=AB, first=0):
     """Lines of strokes ("a") and blots ("b") of many widths."""
     rows = []
     for k in range(first, first + count):
@@ -65,11 +74,11 @@ def drawn(count, strength=0.0, alphabet=AB, first=0):
             x = 7 + 14 * position
             pixels[6:26, x : x + (2 if character == "a" else 8)] = 0
         rows.append({"image": Image.fromarray(pixels), "text": text})
-    return Lines(rows, alphabet, strength=strength)
+    return prepare_lines(rows, alphabet)
 
 
 LINES, VALIDATION = drawn(18), drawn(6, first=100)
-FEW = dataclasses.replace(PRESETS["recipe"], epochs=2, batch_size=4, warmup=2, average=0.9, precision="no")
+FEW = dataclasses.replace(PRESETS["recipe"], epochs=2, batch_size=4, warmup=2, average=0.9, strength=0, precision="no")
 
 
 def trainer(folder, settings=FEW, lines=LINES, model=None, **options):
@@ -80,10 +89,32 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
 
 
+def loaded(folder):
+    model = Small()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    assert json.loads((folder / "config.json").read_text())["alphabet"] == "ab"
+    return model
+
+
+def state_of(folder):
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+def stop(trainer):
+    """As a signal would."""
+    trainer.signals.append(signal.SIGINT)
+
+
 def steps_of(trainer):
     """Note the loss of every step."""
     losses, step = [], trainer._step
-    trainer._step = lambda batch: losses.append(step(batch)) or losses[-1]
+
+    def noting(batch):
+        loss = step(batch)
+        losses.append(loss.item())
+        return loss
+
+    trainer._step = noting
     return losses
 
 
@@ -116,11 +147,11 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     assert history.lines.tolist() == [18, 36]
     assert np.isfinite(history).all(axis=None)
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == dataclasses.asdict(FEW)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"best", "state.pt", "history.csv", "settings.json"}
-    best = Small.from_pretrained(str(tmp_path / "run" / "best"))
+    left = {".lock", "best", "state.pt", "history.csv", "settings.json"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == left
+    best = loaded(tmp_path / "run" / "best")
     assert best.alphabet == AB
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert same(state["averaged"], model.state_dict())
+    assert same(state_of(tmp_path / "run")["parts"]["averaged"], model.state_dict())
     if history.cer.idxmin() == 1:
         assert same(best.state_dict(), model.state_dict())
 
@@ -129,8 +160,7 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
 def test_both_presets_train_the_real_network(tmp_path, preset):
     torch.manual_seed(0)
     settings = dataclasses.replace(PRESETS[preset], epochs=1, batch_size=4, precision="no")
-    lines = drawn(4, settings.strength, IAM)
-    run = Trainer(CRNN(), lines, drawn(1, 0, IAM), tmp_path, settings)
+    run = Trainer(CRNN(), drawn(4, IAM), drawn(1, IAM), tmp_path, settings)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     losses = steps_of(run)
     run.run(bar=False)
@@ -138,18 +168,18 @@ def test_both_presets_train_the_real_network(tmp_path, preset):
     assert np.isfinite(losses).all()
     changed = [name for name, value in run.model.state_dict().items() if not torch.equal(value, before[name])]
     assert {name.split(".")[0] for name in changed} == {"cnn", "map2seq", "rnn", "fc"}
-    assert CRNN.from_pretrained(str(tmp_path / "best")).alphabet == IAM
+    assert CRNN.from_pretrained(tmp_path / "best").alphabet == IAM
     assert (run.averaged is run.model) == (preset == "reference")
-    assert isinstance(run.optimizer.optimizer, torch.optim.AdamW if preset == "recipe" else torch.optim.Adam)
+    assert run.optimizer.param_groups[0]["weight_decay"] == settings.weight_decay
 
 
 def test_the_presets_are_the_designed_ones():
     reference = PRESETS["reference"]
     assert (reference.epochs, reference.batch_size, reference.learning_rate, reference.clip) == (10, 8, 1e-3, 5)
-    assert not reference.cosine
+    assert reference.schedule == "plateau"
     assert reference.weight_decay == reference.average == reference.auxiliary == reference.strength == 0
     recipe = PRESETS["recipe"]
-    assert recipe.cosine
+    assert recipe.schedule == "fall"
     assert min(recipe.warmup, recipe.weight_decay, recipe.average, recipe.strength) > 0
     assert recipe.auxiliary == 0.1
 
@@ -207,41 +237,139 @@ def test_the_average_is_the_exponential_moving_average(tmp_path):
     assert torch.equal(run.averaged.cnn[1].num_batches_tracked, run.model.cnn[1].num_batches_tracked)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_zero_or_halves_on_a_plateau(tmp_path, monkeypatch):
-    run = trainer(tmp_path / "cosine", dataclasses.replace(FEW, epochs=4))
-    rates, step = [], run._step
-    run._step = lambda batch: (step(batch), rates.append(run.optimizer.param_groups[0]["lr"]))[0]
+def rates_of(trainer):
+    """Note the learning rate of every step."""
+    rates, step = [], trainer._step
+
+    def noting(batch):
+        loss = step(batch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        return loss
+
+    trainer._step = noting
+    return rates
+
+
+@pytest.mark.parametrize("schedule", ["fall", "hold"])
+def test_the_learning_rate_warms_up_holds_and_falls_to_zero_in_the_last_quarter(tmp_path, schedule):
+    run = trainer(tmp_path, dataclasses.replace(FEW, epochs=4, schedule=schedule))
+    rates = rates_of(run)
     run.run(bar=False)
     assert rates[0] == pytest.approx(0.5e-3)
-    assert max(rates) == rates[1] <= 1e-3
-    assert rates[1:] == sorted(rates[1:], reverse=True)
-    assert rates[-1] < 2e-5
-    settings = dataclasses.replace(PRESETS["reference"], epochs=6, precision="no")
-    run = trainer(tmp_path / "plateau", settings)
+    assert rates[1:16] == [1e-3] * 15
+    assert rates[16:] == ([1e-3] * 4 if schedule == "hold" else pytest.approx([0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3]))
+
+
+def test_the_learning_rate_halves_on_a_plateau(tmp_path, monkeypatch):
+    run = trainer(tmp_path, dataclasses.replace(PRESETS["reference"], epochs=6, precision="no"))
     monkeypatch.setattr(run, "validate", lambda: (0.5, 0.5))
     run.run(bar=False)
     assert [row["learning_rate"] for row in run.history] == [1e-3] * 5 + [0.5e-3]
+
+
+def test_runs_chain_while_the_rate_is_held(tmp_path):
+    held = dataclasses.replace(FEW, epochs=1, schedule="hold")
+    trainer(tmp_path, held).run(bar=False)
+    run = trainer(tmp_path, dataclasses.replace(held, epochs=3, schedule="fall"), resume=True)
+    rates = rates_of(run)
+    run.run(bar=False)
+    assert rates[:6] == [1e-3] * 6
+    assert rates[-1] == pytest.approx(1e-3 * 4 / 15)
+
+
+def test_the_seed_decides_the_first_weights():
+    first, again, other = (new_model(Settings(seed=seed), AB, 4.0) for seed in (1, 1, 2))
+    assert same(first.state_dict(), again.state_dict())
+    assert not same(first.state_dict(), other.state_dict())
+    assert (first.alphabet, first.width_divisor) == (AB, 4.0)
+
+
+def test_the_lines_are_augmented_as_the_settings_and_the_network_say(tmp_path):
+    model = small()
+    model.width_divisor = 2.5
+    lines = trainer(tmp_path, dataclasses.replace(FEW, strength=0.7, seed=3), model=model).lines
+    assert (lines.strength, lines.width_divisor, lines.seed) == (0.7, 2.5, 3)
+
+
+@pytest.mark.parametrize("auxiliary", [0, 0.1])
+def test_the_loss_of_a_batch_is_that_of_ctc_and_of_the_auxiliary_head(tmp_path, auxiliary):
+    run = trainer(tmp_path, dataclasses.replace(FEW, auxiliary=auxiliary, average=0, learning_rate=0))
+    losses, given = steps_of(run), []
+    step = run._step
+    run._step = lambda batch: given.append(batch) or step(batch)
+    backward = run.accelerator.backward
+    total = []
+    run.accelerator.backward = lambda loss: total.append(loss.item()) or backward(loss)
+    run.model.rnn.dropout = 0
+    run.run(bar=False)
+    model, batch = run.model.train(), given[0]
+    widths = torch.full_like(batch.widths, batch.images.shape[-1])
+    steps = widths // 4 - 1
+    ctc = functools.partial(torch.nn.functional.ctc_loss, zero_infinity=True)
+    sequence = model.features(batch.images, widths)
+    main = ctc(model.classify(sequence, widths).transpose(0, 1), batch.labels, steps, batch.label_lengths)
+    assert losses[0] == pytest.approx(main.item(), rel=1e-5)
+    if auxiliary:
+        head = run.accelerator.unwrap_model(run.trainee).head(sequence.transpose(1, 2)).transpose(1, 2).log_softmax(-1)
+        main = main + 0.1 * ctc(head.transpose(0, 1), batch.labels, steps, batch.label_lengths)
+    assert total[0] == pytest.approx(main.item(), rel=1e-5)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs=abc", "epochs is 'abc'; give a whole number from 1"),
+        ("epochs=2.5", "epochs is 2.5; give a whole number"),
+        ("epochs=null", "epochs is None"),
+        ("epochs", "epochs is ''"),
+        ("batch_size=0", "batch_size is 0; give a whole number from 1 to 4,096"),
+        ("average=2", "average is 2; give a number from 0 to 1"),
+        ("learning_rate=NaN", "learning_rate is nan; give a number from 0 to 1"),
+        ("auxiliary=true", "auxiliary is True; give a number"),
+        ("frozen=yes", "frozen is 'yes'; give true or false"),
+        ("frozen=1", "frozen is 1; give true or false"),
+        ("schedule=cosine", "schedule is 'cosine'; give fall or hold or plateau"),
+        ("precision=half", "precision is 'half'; give no or bf16 or fp16, or null"),
+        ("minutes=-1", "minutes is -1; give a number from 0.001 .*, or null"),
+        ("seed=" + "9" * 5000, "seed is '999.*; give a whole number"),
+        ("momentum=0.9", "'momentum' is no setting; there are epochs, minutes, batch_size"),
+    ],
+)
+def test_a_setting_of_another_type_or_out_of_range_is_named_with_its_range(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_setting(text)
+
+
+def test_settings_are_typed():
+    texts = ["epochs=3", "learning_rate=1e-4", "weight_decay=0", "minutes=null", "frozen=true", "precision=bf16"]
+    assert [parse_setting(text)[1] for text in texts] == [3, 1e-4, 0, None, True, "bf16"]
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        dataclasses.replace(PRESETS["recipe"], batch_size=0)
+    with pytest.raises(ValueError, match="frozen is 'yes'"):
+        Settings(frozen="yes")
 
 
 # Stopped and resumed
 
 
 @pytest.mark.parametrize("preset", ["reference", "recipe"])
-@pytest.mark.parametrize("stop", [2, 5, 7])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, preset, stop):
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, preset, count):
     settings = dataclasses.replace(PRESETS[preset], epochs=2, batch_size=4, warmup=3, precision="no")
-    lines = drawn(18, settings.strength)
-    whole = trainer(tmp_path / "whole", settings, lines)
+    whole = trainer(tmp_path / "whole", settings)
     expected = steps_of(whole)
     model = whole.run(bar=False)
 
-    first = trainer(tmp_path / "run", settings, lines)
+    first = trainer(tmp_path / "run", settings)
     losses = steps_of(first)
-    after(first, stop, first._stop)
+    after(first, count, lambda: stop(first))
     first.run(bar=False)
-    assert len(losses) == stop
+    assert len(losses) == count
     torch.manual_seed(99)  # another process would have drawn other numbers
-    second = trainer(tmp_path / "run", settings, lines, model=Small(AB), resume=True)
+    second = trainer(tmp_path / "run", settings, model=Small(AB), resume=True)
     losses_after = steps_of(second)
     resumed = second.run(bar=False)
     assert losses + losses_after == expected
@@ -252,22 +380,81 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, preset, stop):
     pd.testing.assert_frame_equal(*histories)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
+@pytest.fixture
+def usual():
+    """Signals as in a terminal: a shell's background job starts with some ignored."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield {n: signal.getsignal(n) for n in before}
+    for n, handler in before.items():
+        signal.signal(n, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, capsys, usual, number):
     run = trainer(tmp_path)
-    usual = signal.getsignal(signal.SIGINT)
-    after(run, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    after(run, 3, lambda: os.kill(os.getpid(), number))
     run.run(bar=False)
     said = capsys.readouterr().out
     assert str(tmp_path) in said
     assert "resume" in said
-    assert signal.getsignal(signal.SIGINT) is usual
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["batch"] == 3
+    assert {n: signal.getsignal(n) for n in usual} == usual
+    assert state_of(tmp_path)["rest"]["progress"]["batch"] == 3
     again = trainer(tmp_path, resume=True)
     again.run(bar=False)
     assert again.progress["step"] == 10
 
 
-def test_ctrl_c_from_the_callback_stops_the_next_epoch(tmp_path, capsys):
+def test_a_signal_that_is_ignored_stays_so(usual):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with on_stop() as received:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert received == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_an_interrupt_between_collecting_and_comparing_is_not_lost(tmp_path, usual, monkeypatch):
+    run, share, calls = trainer(tmp_path), training.reduce, itertools.count(1)
+
+    def interrupted(tensor, how):
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return share(tensor, how)
+
+    monkeypatch.setattr(training, "reduce", interrupted)
+    run.run(bar=False)
+    assert run.progress["step"] == 4
+
+
+def test_training_outside_the_main_thread(tmp_path):
+    run, errors = trainer(tmp_path), []
+
+    def work():
+        try:
+            run.run(bar=False)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not errors
+    assert run.progress["step"] == 10
+
+
+def test_data_workers_are_out_of_reach_of_a_signal_to_the_group():
+    child = os.fork()
+    if child == 0:
+        own_group(0)
+        os._exit(0 if os.getpgrp() == os.getpid() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_ctrl_c_from_the_callback_stops_the_next_epoch(tmp_path, capsys, usual):
     run = trainer(tmp_path, on_epoch=lambda history: os.kill(os.getpid(), signal.SIGINT))
     run.run(bar=False)
     assert run.progress["epoch"] == 1
@@ -275,8 +462,7 @@ def test_ctrl_c_from_the_callback_stops_the_next_epoch(tmp_path, capsys):
     assert "resume" in capsys.readouterr().out
 
 
-def test_a_second_ctrl_c_interrupts_as_usual(tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+def test_a_second_ctrl_c_interrupts_as_usual(tmp_path, usual):
     run = trainer(tmp_path)
     after(run, 1, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
     with pytest.raises(KeyboardInterrupt):
@@ -288,13 +474,12 @@ def test_a_time_budget_ends_the_run_with_a_validation(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 6))  # each look at the clock is 6 seconds later
     monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
     run = trainer(tmp_path, dataclasses.replace(FEW, epochs=1000, minutes=0.5, warmup=1))
-    rates, step = [], run._step
-    run._step = lambda batch: (step(batch), rates.append(run.optimizer.param_groups[0]["lr"]))[0]
+    rates = rates_of(run)
     run.run(bar=False)
     assert 3 <= len(rates) <= 6
     assert len(pd.read_csv(tmp_path / "history.csv")) >= 1
     assert run.progress["seconds"] >= 30
-    assert rates[-1] < 0.3 * rates[0]  # the cosine ends with the minutes, not with the thousand epochs
+    assert rates[-1] < 0.9 * rates[0]  # it falls with the minutes, not with the thousand epochs
 
 
 def test_a_state_is_saved_within_a_long_epoch(tmp_path, monkeypatch):
@@ -303,7 +488,7 @@ def test_a_state_is_saved_within_a_long_epoch(tmp_path, monkeypatch):
     after(run, 3, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run.run(bar=False)
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 2
+    assert state_of(tmp_path)["rest"]["progress"]["step"] == 2
 
 
 def test_early_stopping(tmp_path, monkeypatch):
@@ -320,7 +505,7 @@ def test_with_patience_the_start_counts_and_stays_where_nothing_beats_it(tmp_pat
     start = {name: value.clone() for name, value in run.model.state_dict().items()}
     errors = iter([0.3, 0.5, 0.3, 0.4])
     monkeypatch.setattr(run, "validate", lambda: (next(errors), 1.0))
-    after(run, 2, run._stop)
+    after(run, 2, lambda: stop(run))
     run.run(bar=False)
     again = trainer(tmp_path, settings, resume=True)
     monkeypatch.setattr(again, "validate", lambda: (next(errors), 1.0))
@@ -330,12 +515,12 @@ def test_with_patience_the_start_counts_and_stays_where_nothing_beats_it(tmp_pat
     assert history.steps.tolist() == [0, 5, 10, 15]
     assert history.cer.tolist() == [0.3, 0.5, 0.3, 0.4]
     assert history.loss.isna().tolist() == [True, False, False, False]
-    assert same(Small.from_pretrained(str(tmp_path / "best")).state_dict(), start)
+    assert same(loaded(tmp_path / "best").state_dict(), start)
 
 
 def test_a_state_from_before_a_setting_existed_goes_on(tmp_path):
     trainer(tmp_path, dataclasses.replace(FEW, epochs=1)).run(bar=False)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state = state_of(tmp_path)
     del state["settings"]["frozen"]
     torch.save(state, tmp_path / "state.pt")
     assert trainer(tmp_path, resume=True).progress["step"] == 5
@@ -351,7 +536,7 @@ def test_the_best_weights_stay_when_validation_gets_worse(tmp_path, monkeypatch)
 
     monkeypatch.setattr(run, "validate", validate)
     run.run(bar=False)
-    assert same(Small.from_pretrained(str(tmp_path / "best")).state_dict(), kept[1])
+    assert same(loaded(tmp_path / "best").state_dict(), kept[1])
 
 
 # What goes wrong
@@ -370,15 +555,185 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_a_state_of_another_alphabet(tmp_path):
+def test_best_weights_without_a_state_are_not_overwritten_either(tmp_path):
     trainer(tmp_path, dataclasses.replace(FEW, epochs=1)).run(bar=False)
-    other = Alphabet("abc")
-    with pytest.raises(TrainingError, match=r"alphabet.*'ab'"):
-        trainer(tmp_path, lines=drawn(18, alphabet=other), model=small(other), resume=True)
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(FileExistsError, match="another folder"):
+        trainer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    trainer(folder, dataclasses.replace(FEW, epochs=1)).run(bar=False)
+    return folder
+
+
+def changed(lines):
+    pixels = lines[7].pixels.copy()
+    pixels[0, 0] ^= 1
+    return [*lines[:7], dataclasses.replace(lines[7], pixels=pixels), *lines[8:]]
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("alphabet.*'ab'", {"lines": drawn(18, Alphabet("abc")), "model": small(Alphabet("abc"))}),
+        ("width divisor .1.0.", {"model": Small(AB, 2.0)}),
+        ("set of lines", {"lines": LINES[:-1]}),
+        ("set of lines", {"lines": LINES[::-1]}),
+        ("set of lines", {"lines": changed(LINES)}),
+        ("set of lines", {"lines": [dataclasses.replace(line, text=line.text + "a") for line in LINES]}),
+        ("set of validation lines", {"validation": VALIDATION[:-1]}),
+        ("batch_size .4.", {"settings": dataclasses.replace(FEW, batch_size=5)}),
+        ("seed .0.", {"settings": dataclasses.replace(FEW, seed=1)}),
+    ],
+    ids=["alphabet", "width", "fewer", "order", "pixel", "text", "validation", "batch size", "seed"],
+)
+def test_a_state_of_other_lines_or_another_network_is_refused(finished, what, options):
+    arguments = {"model": small(), "lines": LINES, "validation": VALIDATION, "settings": FEW} | options
+    with pytest.raises(TrainingError, match=f"another {what}.*resume it with the same"):
+        Trainer(**arguments, folder=finished, resume=True)
+
+
+def test_the_fingerprint_tells_where_a_line_ends():
+    ink = np.zeros((4, 4), np.uint8)
+    lines = [PreparedLine(ink, "a", []), PreparedLine(ink.reshape(2, 8), "a", []), PreparedLine(ink, "1", [])]
+    assert len({fingerprint([line]) for line in lines} | {fingerprint(lines), fingerprint(lines[:2])}) == 5
+    wide = np.zeros((4, 8), np.uint8)
+    assert fingerprint([PreparedLine(wide[:, ::2], "a", [])]) == fingerprint(lines[:1])
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (str(Path(os.environ["EVIL"])),)
+
+
+def compressed(source, target):
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, bytes(len(old.read(name))))
+
+
+def without(key):
+    def damage(path):
+        state = torch.load(path, weights_only=True)
+        del state[key]
+        torch.save(state, path)
+
+    return damage
+
+
+def with_rest(**rest):
+    def damage(path):
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"rest": state["rest"] | rest}, path)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: torch.save([1, 2, 3], path),
+        lambda path: torch.save(small().state_dict(), path),
+        lambda path: torch.save({"settings": {"epochs": "many"}}, path),
+        lambda path: torch.save(Evil(), path),
+        lambda path: compressed(path, f"{path}.x") or os.replace(f"{path}.x", path),
+        without("parts"),
+        without("random"),
+        with_rest(progress={"epoch": 1}),
+        with_rest(progress=7),
+        with_rest(history=[{"cer": "low"}]),
+    ],
+    ids=[
+        *("empty", "pointer", "cut", "cut early", "list", "weights", "settings", "code", "bomb"),
+        *("no parts", "no random numbers", "half progress", "no progress", "no history"),
+    ],
+)
+def test_a_damaged_or_foreign_state_says_what_to_do(tmp_path, finished, monkeypatch, damage):
+    monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
+    (tmp_path / "state.pt").write_bytes((finished / "state.pt").read_bytes())
+    damage(tmp_path / "state.pt")
+    best = tmp_path / "best"
+    with pytest.raises(TrainingError, match=f"state.pt is damaged; start again with --init {best}"):
+        trainer(tmp_path, resume=True)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_run_may_go_to_another_device_and_so_to_another_precision(tmp_path):
+    scaler, part = torch.amp.GradScaler("cpu", init_scale=8.0), nn.Linear(1, 1)
+    for first, second in (({}, {"scaler": scaler}), ({"scaler": scaler}, {})):
+        checkpoints.write_state(tmp_path / "state.pt", {"part": part} | first, {}, FEW, number=3)
+        other = nn.Linear(1, 1)
+        assert checkpoints.read_state(tmp_path / "state.pt", {"part": other} | second, {}, FEW) == {"number": 3}
+        assert same(other.state_dict(), part.state_dict())
+
+
+def test_one_run_a_folder(tmp_path):
+    run = trainer(tmp_path)
+    with one_run(tmp_path), pytest.raises(TrainingError, match="another run is using this folder"):
+        run.run(bar=False)
+    run.run(bar=False)  # the lock went with the other
+    second = """
+        import pathlib, sys, time
+        from hwrlib.checkpoints import one_run
+        with one_run(pathlib.Path(sys.argv[1])):
+            print("held", flush=True)
+            time.sleep(60)
+    """
+    root = str(Path(training.__file__).resolve().parent.parent)
+    command = [sys.executable, "-c", textwrap.dedent(second), str(tmp_path)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": root})
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(TrainingError, match="another run"):
+            trainer(tmp_path, resume=True).run(bar=False)
+    finally:
+        other.kill()
+        other.communicate()
+    trainer(tmp_path, resume=True).run(bar=False)  # and a kill leaves no lock
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler runs."""
+
+
+@pytest.mark.parametrize("point", range(8))
+def test_best_survives_a_kill_at_any_point(tmp_path, monkeypatch, point):
+    old, new = small(), Small(AB)
+    write_whole(tmp_path / "best", old.save_pretrained)
+    left = itertools.count(point, -1)
+
+    def killed_at(act):
+        def acting(*arguments, **options):
+            if next(left) == 0:
+                raise Killed
+            return act(*arguments, **options)
+
+        return acting
+
+    with monkeypatch.context() as context:
+        context.setattr(checkpoints.os, "replace", killed_at(os.replace))
+        for name in ("rmdir", "write_text", "unlink"):
+            context.setattr(Path, name, killed_at(getattr(Path, name)))
+        try:
+            write_whole(tmp_path / "best", new.save_pretrained)
+        except Killed:
+            assert point < 7
+    kept = loaded(tmp_path / "best").state_dict()
+    assert same(kept, old.state_dict()) or same(kept, new.state_dict())
+    write_whole(tmp_path / "best", new.save_pretrained)
+    assert same(loaded(tmp_path / "best").state_dict(), new.state_dict())
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 def test_no_lines_to_train_or_to_validate_on(tmp_path):
-    for lines, validation in ((LINES, Lines([], AB)), (Lines([], AB), VALIDATION)):
+    for lines, validation in ((LINES, []), ([], VALIDATION)):
         with pytest.raises(TrainingError, match="validate"):
             Trainer(small(), lines, validation, tmp_path, FEW)
 
@@ -386,9 +741,9 @@ def test_no_lines_to_train_or_to_validate_on(tmp_path):
 def resumable(folder, step):
     """The last good state is whole and goes on."""
     assert not list(folder.glob("*.new"))
-    state = torch.load(folder / "state.pt", weights_only=True)
-    assert state["progress"]["step"] == step
-    assert all(value.isfinite().all() for value in state["trainee"].values())
+    state = state_of(folder)
+    assert state["rest"]["progress"]["step"] == step
+    assert all(value.isfinite().all() for value in state["parts"]["trainee"].values())
     again = trainer(folder, resume=True)
     again.run(bar=False)
     return again.progress["step"] == 10
@@ -403,6 +758,66 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path, 
     assert str(tmp_path) in str(error.value)
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
     assert resumable(tmp_path, 5)
+
+
+def test_on_a_gpu_losses_are_fetched_now_and_then(tmp_path):
+    usual = trainer(tmp_path / "usual")
+    first = usual.run(bar=False)
+    rarely = trainer(tmp_path / "rarely")
+    rarely.fetch_every, fetch, fetched = 3, rarely._fetch, []
+    rarely._fetch = lambda pending, began: fetched.append(len(pending)) or fetch(pending, began)
+    second = rarely.run(bar=False)
+    assert fetched == [3, 2, 1, 3, 1]  # every third step, and at the end of an epoch
+    assert same(first.state_dict(), second.state_dict())
+    without_time = [{k: v for k, v in row.items() if k != "minutes"} for row in usual.history]
+    assert [{k: v for k, v in row.items() if k != "minutes"} for row in rarely.history] == without_time
+    run = trainer(tmp_path / "bad")
+    run.fetch_every = 3
+    after(run, 6, lambda: setattr(run, "ctc", lambda *_: torch.tensor(float("nan"), requires_grad=True)))
+    with pytest.raises(TrainingError, match="loss is nan in epoch 2"):
+        run.run(bar=False)
+    assert resumable(tmp_path / "bad", 5)
+
+
+def in_float16(trainer):
+    """As on a GPU without bfloat16: with a scaler, which skips the steps that overflow."""
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=trainer.accelerator.scaler)
+    return trainer
+
+
+def spoil(trainer, steps):
+    """Not finite in these steps, from the first convolution on."""
+    seen = itertools.count()
+
+    def overflow(module, inputs, output):
+        return output * (float("nan") if next(seen) in steps else 1)
+
+    trainer.model.cnn[0].register_forward_hook(overflow)
+
+
+def test_under_float16_a_step_that_is_not_finite_is_skipped(tmp_path, monkeypatch):
+    run = in_float16(trainer(tmp_path, dataclasses.replace(FEW, epochs=1, average=0)))
+    monkeypatch.setattr(run, "validate", lambda: (0.5, 0.5))
+    spoil(run, {2})
+    losses, before = steps_of(run), {}
+    after(run, 2, lambda: before.update(copy.deepcopy(run.model.state_dict())))
+    after(run, 3, lambda: before.update(skipped=same(before, run.model.state_dict())))
+    run.run(bar=False)
+    assert before["skipped"]
+    assert np.isfinite(losses).tolist() == [True, True, False, True, True]
+    assert run.accelerator.scaler.get_scale() == 512
+    assert np.isfinite(run.history[0]["loss"])
+    assert all(value.isfinite().all() for value in run.model.state_dict().values())
+
+
+def test_under_float16_the_run_ends_when_it_repeats(tmp_path, monkeypatch):
+    run = in_float16(trainer(tmp_path, dataclasses.replace(FEW, epochs=9)))
+    monkeypatch.setattr(run, "validate", lambda: (0.5, 0.5))
+    spoil(run, {*range(3, 8), *range(9, 99)})
+    with pytest.raises(TrainingError, match="loss is nan in epoch 6, step 28"):
+        run.run(bar=False)
+    assert all(value.isfinite().all() for value in run.model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -515,8 +930,8 @@ def two_processes(tmp_path_factory):
 def test_two_processes_train_and_validate_each_line_once(two_processes):
     first, second = two_processes
     assert first["processes"] == 2
-    assert sorted(first["texts"] + second["texts"]) == sorted(LINES.texts * 2)
-    assert sorted(first["read"] + second["read"]) == sorted(VALIDATION.widths.tolist() * 2)
+    assert sorted(first["texts"] + second["texts"]) == sorted([line.text for line in LINES] * 2)
+    assert sorted(first["read"] + second["read"]) == sorted([line.pixels.shape[1] for line in VALIDATION] * 2)
     assert len(first["losses"]) == len(second["losses"]) == 10
     assert np.isfinite(first["losses"] + second["losses"]).all()
     assert first["losses"] != second["losses"]

@@ -1,0 +1,19 @@
+"""What every test and every notebook cell under pytest shares: the embedded lines, and charts that go elsewhere.
+
+``pyproject.toml`` names it, so that it is there for notebooks too, which no conftest.py of this folder reaches.
+"""
+
+import os
+import tempfile
+
+import pytest
+
+_CHARTS = tempfile.TemporaryDirectory(prefix="hwr-charts-")  # removed when Python ends
+ENVIRONMENT = {"HWR_CHARTS": _CHARTS.name, "HWR_DATA": "sample"}
+os.environ.update(ENVIRONMENT, MPLBACKEND="agg")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before every item, not once: whatever a test has changed, a notebook's kernel still starts with these."""
+    os.environ.update(ENVIRONMENT)

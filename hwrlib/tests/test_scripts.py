@@ -1,0 +1,200 @@
+"""What makes the shipped files: each script has its help; calibration, publishing, and what the package declares."""
+
+import ast
+import json
+import runpy
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwrlib.data import load_lines
+from hwrlib.model import CRNN
+from hwrlib.recognizer import calibrated
+from hwrlib.scripts import calibration, publish
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(path.stem for path in (ROOT / "hwrlib" / "scripts").glob("[!_]*.py"))
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_says_what_it_does(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module(f"hwrlib.scripts.{name}", run_name="__main__")
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_nothing_imports_scripts():
+    for path in (ROOT / "hwrlib").rglob("*.py"):
+        if not {"scripts", "tests"} & set(path.relative_to(ROOT).parts):
+            assert "hwrlib.scripts" not in path.read_text(encoding="utf-8"), path
+
+
+# Calibration
+
+
+def test_calibration_finds_the_offset_and_slope_that_were_put_in():
+    confidences = np.linspace(0.2, 0.99, 50)
+    shares = np.array([calibrated(c, 0.5, 1.7) for c in confidences])
+    assert calibration.calibrate(confidences, shares) == [0.5, 1.7]
+
+
+def test_calibration_is_written_into_the_config_and_nothing_else_changes(tmp_path, capsys):
+    torch.manual_seed(0)
+    CRNN(width_divisor=8.0, calibration={"greedy": [3.0, 9.0]}).save_pretrained(tmp_path / "weights")
+    lines = load_lines("validation", "sample").select(range(4))
+    (tmp_path / "data").mkdir()
+    lines.to_parquet(tmp_path / "data" / "validation.parquet")
+    before = json.loads((tmp_path / "weights" / "config.json").read_text())
+    weights = (tmp_path / "weights" / "model.safetensors").read_bytes()
+    calibration.main([str(tmp_path / "data"), "--weights", str(tmp_path / "weights"), "--precision", "no"])
+    model = CRNN.from_pretrained(tmp_path / "weights")
+    assert list(model.calibration) == ["greedy", "beam", "language"]
+    assert all(row.split()[0] in model.calibration for row in capsys.readouterr().out.splitlines())
+    after = json.loads((tmp_path / "weights" / "config.json").read_text())
+    assert {**after, "calibration": None} == {**before, "calibration": None}
+    assert (tmp_path / "weights" / "model.safetensors").read_bytes() == weights
+    fitted = dict(model.calibration)  # a second fit starts from the decoders' confidences again
+    calibration.main([str(tmp_path / "data"), "--weights", str(tmp_path / "weights"), "--precision", "no"])
+    assert CRNN.from_pretrained(tmp_path / "weights").calibration == fitted
+
+
+# Publishing
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """README and the chapters, to be rewritten."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("recorded"))
+    return tmp_path
+
+
+def contents(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_publishing_rewrites_every_badge_and_bootstrap_and_nothing_else(copy):
+    before = contents(copy)
+    changed = publish.publish("ada/my.notes", copy)
+    assert sorted(changed) == sorted(before)
+    for path, old in before.items():
+        rows = list(zip(old.decode().split("\n"), path.read_text(encoding="utf-8").split("\n"), strict=True))
+        differing = [(a, b) for a, b in rows if a != b]
+        assert all("ada/my.notes" in b for _, b in differing)
+        assert len(differing) == 2 or path.name == "README.md"
+    text = "".join(path.read_text(encoding="utf-8") for path in before)
+    assert text.count("github.com/github") == 0
+    assert text.count("github/ada/my.notes/blob") == text.count("/blob/main/notebooks/")
+    assert publish.publish("ada/my.notes", copy) == []
+
+
+def test_publishing_the_same_name_again_changes_no_byte(copy):
+    publish.publish("ada/notes", copy)
+    once = contents(copy)
+    publish.publish("grace/other", copy)
+    assert contents(copy) != once
+    publish.publish("ada/notes", copy)
+    assert contents(copy) == once
+
+
+def test_the_committed_chapters_all_lead_to_one_repository(copy):
+    name = publish.re.search(publish.BADGE, (copy / "README.md").read_text())[0].partition(".com/github/")[2]
+    assert publish.publish(name, copy) == []
+
+
+BAD_NAMES = [
+    "notes",
+    "ada/",
+    "/notes",
+    "-ada/notes",
+    "ada-/notes",
+    "a--da/notes",
+    "a" * 40 + "/notes",
+    "ada/notes/more",
+]
+BAD_NAMES += ["ada/..", "ada/notes.git", "ada/no tes", "ada/notes\n", 'ada/"', "https://github.com/ada/notes"]
+BAD_NAMES += ["a_da/notes", "ada/" + "n" * 101, "adá/notes"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_github_does_not_allow_is_refused(name, copy, capsys):
+    before = contents(copy)
+    with pytest.raises(ValueError, match="OWNER/NAME"):
+        publish.publish(name, copy)
+    assert contents(copy) == before
+    with pytest.raises(SystemExit, match="2"):
+        publish.main(["--", name])
+
+
+def test_a_chapter_without_its_badge_is_named_and_nothing_is_written(copy):
+    path = sorted((copy / "notebooks").glob("*.ipynb"))[-1]
+    path.write_text(path.read_text(encoding="utf-8").replace("/blob/", "/tree/"), encoding="utf-8")
+    before = contents(copy)
+    with pytest.raises(ValueError, match=f"{path.name}: no badge"):
+        publish.publish("ada/notes", copy)
+    assert contents(copy) == before
+
+
+# The package
+
+
+@pytest.fixture(scope="module")
+def declared():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_requirements_are_the_dependencies_with_those_of_app_and_test(declared):
+    rows = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    extras = declared["project"]["optional-dependencies"]
+    expected = declared["project"]["dependencies"] + extras["app"] + extras["test"]
+    assert [row for row in rows if not row.startswith("#")] == expected
+
+
+def test_bounds_are_lower_ones_and_every_requirement_is_pinned(declared):
+    extras = declared["project"]["optional-dependencies"]
+    names = []
+    for row in declared["project"]["dependencies"] + [row for extra in extras.values() for row in extra]:
+        name, _, bound = row.partition(">=")
+        assert bound and not set("<=,!~") & set(bound), row
+        names.append(name.lower().replace("_", "-"))
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
+    assert [name for name in names if f"\n{name}==" not in pinned] == []
+
+
+def test_what_the_module_imports_is_declared(declared):
+    modules = {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "IPython": "ipython",
+        "huggingface_hub": "huggingface_hub",
+    }
+    extras = declared["project"]["optional-dependencies"]
+    names = {row.partition(">=")[0] for row in declared["project"]["dependencies"] + extras["app"]} | {"hwrlib"}
+    optional = {"pillow_heif", "traitlets", "fontTools"}  # HEIC; with ipywidgets; for the sample's fonts
+    for path in (ROOT / "hwrlib").rglob("*.py"):
+        if "tests" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in {full.partition(".")[0] for full in found} - sys.stdlib_module_names - optional:
+                assert modules.get(name, name) in names, f"{path}: {name}"
+
+
+def test_the_package_holds_every_file_that_reading_needs(declared):
+    tool = declared["tool"]["setuptools"]
+    rooms = {path.parent for path in (ROOT / "hwrlib").rglob("*.py")} - {ROOT / "hwrlib" / "tests"}
+    assert {str(room.relative_to(ROOT)).replace("/", ".") for room in rooms} == set(tool["packages"])
+    held = set()
+    for package, patterns in tool["package-data"].items():
+        folder = ROOT / package.replace(".", "/")
+        held |= {path for pattern in patterns for path in folder.glob(pattern)}
+    data = {path for path in (ROOT / "hwrlib").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert held == data
