@@ -53,8 +53,8 @@ def prepare_lines(rows, alphabet: Alphabet, width_divisor: float = 1.0) -> list[
     """
     lines = []
     for number in tqdm(range(len(rows)), "preparing", leave=False, disable=len(rows) < 1000):
-        row = rows[number]
         try:
+            row = rows[number]  # decodes its image
             labels = alphabet.encode(row["text"])
             pixels = prepare_pixels(row["image"], width_divisor=width_divisor)
             check_fits(pixels.shape[1], row["text"], alphabet)

@@ -75,6 +75,12 @@ def expected_right(readings: list[Reading]) -> float:
     return sum(reading.confidence * len(reading.text) for reading in readings)
 
 
+def is_sure(readings: list[Reading]) -> bool:
+    """Whether a page seems to be upright: sideways its lines are nothing, unsure or a few characters each."""
+    characters = sum(len(reading.text) for reading in readings)
+    return characters >= max(1, 5 * len(readings)) and expected_right(readings) >= SURE * characters
+
+
 def turn_back(box: tuple[int, int, int, int], shape: tuple[int, int], quarters: int) -> tuple[int, int, int, int]:
     """Where a box (x, y, width, height) was before its picture was turned clockwise and got this shape (H, W).
 
@@ -156,9 +162,10 @@ class Recognizer:
         if kind == "line" or (kind is None and is_line(page)):
             return [dataclasses.replace(self.read(image), box=(0, 0, width, height))]  # an error then names the file
         readings = self._read_upright(page, kind)
-        if readings and expected_right(readings) >= SURE * sum(len(reading.text) for reading in readings):
+        if is_sure(readings):
             return readings
-        return max([readings, *(self._read_turned(page, quarters, kind) for quarters in (1, 2, 3))], key=expected_right)
+        turned = max((self._read_turned(page, quarters, kind) for quarters in (1, 2, 3)), key=expected_right)
+        return turned if expected_right(turned) > expected_right(readings) + 1 else readings  # by more than chance
 
     def _read_upright(self, page: np.ndarray, kind: Literal["page"] | None) -> list[Reading]:
         """Read the lines that are found; a lone one as a line, which is cropped only where it must be."""

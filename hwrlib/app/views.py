@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from hwrlib.ctc import Character, Reading
-from hwrlib.recognizer import MARGIN
 
 SURE, DOUBTFUL = 0.9, 0.6  # characters below are underlined: dotted, then wavy
 WIDEST = 1000  # pixels of a page as shown: light enough for a notebook
@@ -38,13 +37,12 @@ def line_html(pixels: np.ndarray, reading: Reading) -> str:
 
     Arguments:
         pixels: uint8 (128, W), the prepared line: :func:`hwrlib.images.prepare_pixels` with the model's width_divisor.
-        reading: of that line.
+        reading: of that line, by a :class:`hwrlib.Recognizer`, which leaves no character in the paper that it adds.
     """
     height, width = pixels.shape
-    seen = width + MARGIN  # a last character reaches into the paper that reading adds
     image = f'<image width="{width}" height="{height}" href="{_data_uri(pixels, "PNG", optimize=True)}" />'
     picture = (
-        f'<svg viewBox="0 0 {seen} {height}" width="{seen}" height="{height}" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="The line as the network sees it">{image}{"".join(map(_mark, reading.characters))}</svg>'
     )
     if not reading.text:

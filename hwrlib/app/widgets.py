@@ -2,6 +2,7 @@
 
 import html
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anywidget
@@ -12,13 +13,16 @@ from PIL import Image
 
 from hwrlib.app.corrections import as_zip, keep
 from hwrlib.app.views import download_html, error_html, line_html, page_html
+from hwrlib.ctc import Reading
 from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import load_page, prepare_pixels
-from hwrlib.page.lines import NO_WRITING, find_lines
-from hwrlib.recognizer import Recognizer, is_line
+from hwrlib.page.lines import NO_WRITING, crop_line, find_lines
+from hwrlib.recognizer import Recognizer
 from hwrlib.strokes import render_strokes
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
+
+Shown = tuple[str, list[ipywidgets.Widget]]  # a result as HTML, and a row to correct each of its lines
 
 
 class DrawingPad(anywidget.AnyWidget):
@@ -66,8 +70,7 @@ def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
 class ReadingApp(ipywidgets.VBox):
     """A pad and an upload button; whatever they get is read and shown at once, and can be corrected and kept.
 
-    What is at least five times as wide as high is read as a line, and so is a picture in which one line is found; all
-    else is a page. Everything stays in the kernel.
+    Everything stays in the kernel. What is a line and what a page is decided by :meth:`hwrlib.Recognizer.read_page`.
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
@@ -97,7 +100,7 @@ class ReadingApp(ipywidgets.VBox):
         """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
         self._show(lambda: self._read(load_page(image)), name)
 
-    def _show(self, read, name: str) -> None:
+    def _show(self, read: Callable[[], Shown], name: str) -> None:
         self.note.value = _status(f"Reading {name} …")
         begin = time.perf_counter()
         try:
@@ -108,24 +111,28 @@ class ReadingApp(ipywidgets.VBox):
         else:
             self.note.value = _status(f"Read {name} in {time.perf_counter() - begin:.2f} s.")
 
-    def _read(self, page: np.ndarray):
-        if is_line(page):
-            return self._read_line(page)
-        lines = find_lines(page)  # not read_page: each line's own image is wanted, to be kept
-        if not lines:
+    def _read(self, page: np.ndarray) -> Shown:
+        readings = self.recognizer.read_page(page)
+        if not readings:
             raise ValueError(NO_WRITING)
-        if len(lines) == 1:
-            return self._read_line(lines[0].image)
-        readings = self.recognizer.read_found(lines)
+        upright = np.ascontiguousarray(np.rot90(page, -readings[0].rotation // 90))
+        if len(readings) == 1:
+            return self._line(upright, readings[0])
+        # Each line is found again: what is kept is its own image, which a reading does not hold.
         rows = [
             self._correction(line.image, reading.text, f"Line {k}")
-            for k, (line, reading) in enumerate(zip(lines, readings, strict=True), 1)
+            for k, (line, reading) in enumerate(zip(find_lines(upright), readings, strict=True), 1)
         ]
         return page_html(page, readings), rows
 
-    def _read_line(self, line: np.ndarray):
+    def _read_strokes(self, strokes: list[list[float]]) -> Shown:
+        line = strokes_to_line(strokes)
+        return self._line(line, self.recognizer.read(line))
+
+    def _line(self, image: np.ndarray, reading: Reading) -> Shown:
+        crop = crop_line(image)  # as the recognizer has read it
+        line = image if crop is None else crop
         pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
-        reading = self.recognizer.read_prepared([pixels])[0]
         return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
 
     def _correction(self, image: np.ndarray, text: str, label: str) -> ipywidgets.HBox:
@@ -148,7 +155,7 @@ class ReadingApp(ipywidgets.VBox):
 
     def _on_strokes(self, change) -> None:
         if change["new"]:
-            self._show(lambda: self._read_line(strokes_to_line(change["new"])), "your writing")
+            self._show(lambda: self._read_strokes(change["new"]), "your writing")
         else:
             self.note.value, self.result.value, self.lines.children = "", "", []
 

@@ -28,6 +28,9 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
     Returns:
         the offset and the slope, for :func:`hwrlib.recognizer.calibrated`.
 
+    Raises:
+        ValueError: lines that are too few, or read too much alike, to fit anything.
+
     >>> calibrate(np.array([0.9, 0.8, 0.6]), np.array([0.9, 0.8, 0.6]))  # right already
     [0.0, 1.0]
     """
@@ -37,11 +40,13 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
         expected = 1 / (1 + np.exp(-inputs @ fit))
         curvature = inputs.T * (expected * (1 - expected)) @ inputs + 1e-6 * np.eye(2)
         fit += np.linalg.solve(curvature, inputs.T @ (shares - expected))
+        if np.abs(fit).max() > 100:
+            raise ValueError(f"{len(shares)} lines: too few, or read too much alike, to calibrate; give more")
     return [round(float(value), 4) for value in fit]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the lines with each decoder, fit, and write."""
+    """Read the lines with each decoder, fit, and write once all are fitted."""
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.calibration", description=__doc__)
     parser.add_argument("data", help='lines that no training has seen: "iam", "sample", or a path')
     parser.add_argument("--split", default="validation", help="default: %(default)s; never the lines of the test")

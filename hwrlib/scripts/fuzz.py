@@ -211,7 +211,10 @@ def main() -> int:
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")  # PIL's, on damage
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    counts = fuzz(options.count, options.seed, Path(tempfile.mkdtemp(prefix="fuzz-")))
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    counts = fuzz(options.count, options.seed, folder)
+    if not counts[FAILED]:
+        folder.rmdir()
     print(f"{counts.total()} files: {', '.join(f'{counts[name]} {name}' for name in (READ, REFUSED, FAILED))}")
     return int(counts[FAILED] > 0)
 
