@@ -13,11 +13,9 @@ import numpy as np
 from numpy.polynomial import Polynomial
 
 from hwrlib.images import load_page
-from hwrlib.page.ink import SQUARE, Level, estimate_x_height, level_ink
+from hwrlib.page.ink import SQUARE, Level, estimate_x_height, is_written, level_ink, spread
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
-RULED = 0.12  # the share of rulings in what is dark; on IAM's clean lines it is 0.09 at the most
-MARGIN = 1 / 8  # of the picture's height, above and below; 0.07 at the most on IAM's clean lines
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,6 @@ class Curve(NamedTuple):
     def at(self, columns: np.ndarray) -> np.ndarray:
         """Rows of the curve at these columns; level beyond its ends."""
         return self.polynomial(np.clip(columns, self.xs[0], self.xs[-1]))
-
-    def covers(self, columns: np.ndarray) -> float:
-        """The share of these columns over which the curve runs."""
-        return float(((columns >= self.xs[0]) & (columns <= self.xs[-1])).mean())
 
     def gap_to(self, xs: np.ndarray, ys: np.ndarray, x_height: int) -> float:
         """Rows from the curve to a chain, where the chain is nearest to it along the line."""
@@ -92,17 +86,10 @@ def crop_line(picture: np.ndarray) -> np.ndarray | None:
     """
     level = level_ink(picture)
     tall = picture.shape[0] > picture.shape[1]
-    if level is None or not (tall or level.ruled > RULED or has_margins(level)):
+    if level is None or not (tall or level.is_ruled() or level.has_margins()):
         return None
     lines = cut_lines(level)
     return None if tall and len(lines) > 1 else max((line.image for line in lines), key=np.size, default=None)
-
-
-def has_margins(level: Level) -> bool:
-    """Whether much paper is both above and below the levelled ink; a tilted line has it, too."""
-    rows, height = np.flatnonzero(level.ink.any(axis=1)), level.paper.shape[0]
-    added = (level.ink.shape[0] - height) / 2  # rows that the rotation added above, and as many below
-    return min(rows[0], level.ink.shape[0] - 1 - rows[-1]) - added > MARGIN * height
 
 
 def cut_lines(level: Level) -> list[PageLine]:
@@ -165,7 +152,7 @@ def join(chains: list[tuple[np.ndarray, np.ndarray]], x_height: int, nearest: fl
         gap, k = min(((line.gap_to(xs, ys, x_height), k) for k, line in enumerate(lines)), default=(np.inf, 0))
         if gap > nearest:
             lines.append(fit_curve(xs, ys, x_height))
-        elif lines[k].covers(xs) < 0.3:
+        elif np.mean((xs >= lines[k].xs[0]) & (xs <= lines[k].xs[-1])) < 0.3:  # hardly beside it
             lines[k] = fit_curve(np.append(lines[k].xs, xs), np.append(lines[k].ys, ys), x_height)
     return sorted(lines, key=lambda line: line.ys.mean())
 
@@ -224,15 +211,6 @@ def assign_ink(ink: np.ndarray, curves: list[Curve], x_height: int, stroke: floa
     return owner
 
 
-def spread(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Let the numbered seeds spread evenly over the mask until it is full."""
-    while True:
-        wider = np.where(mask & (seeds == 0), cv2.dilate(seeds, SQUARE), seeds)
-        if np.array_equal(wider, seeds):
-            return seeds
-        seeds = wider
-
-
 def drop_strays(owner: np.ndarray, lines: int, x_height: int) -> None:
     """Forget small things far left or right of the text: punched holes, a dark border."""
     runs = []
@@ -247,12 +225,6 @@ def drop_strays(owner: np.ndarray, lines: int, x_height: int) -> None:
         if stop - start < 3 * x_height and (stop < left - 2 * x_height or start > right + 2 * x_height):
             strip = owner[:, start:stop]
             strip[strip == k] = 0
-
-
-def is_written(mask: np.ndarray, x_height: int, stroke: float) -> bool:
-    """Whether this ink is enough for a letter: a stray dot or dash is not."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    return len(rows) > 0 and np.ptp(rows) >= 0.7 * x_height and np.count_nonzero(mask) >= 1.2 * x_height * stroke
 
 
 def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine:
@@ -272,12 +244,4 @@ def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine
     mask = mask[top:bottom].astype(np.uint8)
     foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
-    return PageLine(box_on_page(xs, ys, level), np.where(foreign > 127, behind, image))
-
-
-def box_on_page(xs: np.ndarray, ys: np.ndarray, level: Level) -> tuple[int, int, int, int]:
-    """(x, y, width, height) on the page of level pixels."""
-    places = (np.stack([xs, ys, np.ones(len(xs))]).T @ level.back.T + 0.5) / level.scale
-    low = np.floor(places.min(axis=0) - 0.5 / level.scale).clip(0)
-    high = np.ceil(places.max(axis=0) + 0.5 / level.scale).clip(max=level.page.shape[::-1])
-    return (*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+    return PageLine(level.box_on_page(xs, ys), np.where(foreign > 127, behind, image))
