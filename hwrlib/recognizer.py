@@ -2,12 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from hwrlib.batches import PreparedLine, collate
@@ -16,6 +17,7 @@ from hwrlib.images import load_page, prepare_pixels
 from hwrlib.model import CRNN
 from hwrlib.page.lines import PageLine, crop_line, find_lines
 
+Picture = str | Path | bytes | Image.Image | np.ndarray
 WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 SURE = 0.85  # of the characters right: a page read worse is turned; upside down reads at up to 0.8, upright at 0.9
@@ -133,14 +135,14 @@ class Recognizer:
         device = f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
         return f"Recognizer({device}, precision {self.precision!r}, {len(self.model.alphabet.characters)} characters)"
 
-    def read(self, image) -> Reading:
+    def read(self, image: Picture) -> Reading:
         """Read the image of one line: anything that :func:`hwrlib.prepare` takes, which also says what it raises.
 
         Margins, rulings and tilt are taken out first, as :func:`hwrlib.page.lines.crop_line` does.
         """
         return self.read_lines([image])[0]
 
-    def read_page(self, image, kind: Literal["line", "page"] | None = None) -> list[Reading]:
+    def read_page(self, image: Picture, kind: Literal["line", "page"] | None = None) -> list[Reading]:
         """Read the lines of a page or photo from top to bottom.
 
         A page that reads badly is tried upside down and on both sides as well.
@@ -187,13 +189,13 @@ class Recognizer:
         readings = self.read_prepared([self._prepare(line.image) for line in lines])
         return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
 
-    def read_lines(self, images, batch_size: int = 8, progress: bool = False) -> list[Reading]:
+    def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read many lines as :meth:`read` does, in batches of like width; the readings come in the images' order."""
         crops = ((image, crop_line(load_page(image))) for image in images)
         pixels = [self._prepare(image if crop is None else crop) for image, crop in crops]
         return self.read_prepared(pixels, batch_size, progress)
 
-    def _prepare(self, line) -> np.ndarray:
+    def _prepare(self, line: Picture) -> np.ndarray:
         return prepare_pixels(line, width_divisor=self.model.width_divisor)
 
     def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 8, progress: bool = False) -> list[Reading]:

@@ -6,11 +6,13 @@ right in narrow columns, so that a line may curve, and each connected piece of i
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.polynomial import Polynomial
+from PIL import Image
 
 from hwrlib.images import load_page
 from hwrlib.page.ink import SQUARE, Level, estimate_x_height, is_written, level_ink, spread
@@ -50,7 +52,7 @@ class Curve(NamedTuple):
         return float(np.abs(self.at(xs[near]) - ys[near]).mean())
 
 
-def find_lines(page) -> list[PageLine]:
+def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[PageLine]:
     """Find the lines of handwriting on a scan or photo of a page, from top to bottom.
 
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
