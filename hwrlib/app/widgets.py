@@ -192,4 +192,4 @@ def _status(message: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    return str(error).removeprefix("the bytes: ")  # how hwrlib.images calls an upload
+    return str(error).removeprefix("the bytes").removeprefix(":").strip()  # how hwrlib.images calls an upload
