@@ -98,14 +98,14 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Print CER and WER with 95 % intervals, and write the report and the predictions where asked."""
-    rows, images, failures = load_lines(options.split, options.data), {}, []
+    rows, recognizer, prepared, failures = load_lines(options.split, options.data), _recognizer(options), {}, []
     for number in range(len(rows)):
         try:
-            images[number] = load_page(rows[number]["image"])
+            prepared[number] = recognizer.prepare(rows[number]["image"])
         except ValueError as error:
             failures.append(_complain(error, f"{options.data}, row {number}"))
-    rows = rows.remove_columns("image").select(list(images))
-    readings = _recognizer(options).read_lines(list(images.values()), progress=sys.stderr.isatty())
+    rows = rows.remove_columns("image").select(list(prepared))
+    readings = recognizer.read_prepared(list(prepared.values()), progress=sys.stderr.isatty())
     table = per_line(rows["text"][:], [reading.text for reading in readings])
     groups = {"all": table}
     if "scan" in rows.column_names:

@@ -191,9 +191,13 @@ class Recognizer:
 
     def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read many lines as :meth:`read` does, in batches of like width; the readings come in the images' order."""
-        crops = ((image, crop_line(load_page(image))) for image in images)
-        pixels = [self._prepare(image if crop is None else crop) for image, crop in crops]
+        pixels = [self.prepare(image) for image in images]
         return self.read_prepared(pixels, batch_size, progress)
+
+    def prepare(self, image: Picture) -> np.ndarray:
+        """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
+        crop = crop_line(load_page(image))
+        return self._prepare(image if crop is None else crop)
 
     def _prepare(self, line: Picture) -> np.ndarray:
         return prepare_pixels(line, width_divisor=self.model.width_divisor)

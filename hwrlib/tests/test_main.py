@@ -217,20 +217,21 @@ def test_evaluate_writes_a_report_and_the_predictions(weights, folder, tmp_path,
     assert len(pd.read_parquet(tmp_path / "readings.parquet")) == 4
 
 
-def test_evaluate_names_a_broken_image_and_reads_the_others(weights, tmp_path, capsys):
-    lines = load_lines("validation", "sample").select(range(3))
+def test_evaluate_names_an_image_that_cannot_be_read_and_reads_the_others(weights, tmp_path, capsys):
+    lines = load_lines("validation", "sample").select(range(4))
     (tmp_path / "validation").mkdir()
     for k, line in enumerate(lines):
         line["image"].save(tmp_path / "validation" / f"{k}.png")
-    names = [f"{k}.png" for k in range(3)]
+    names = [f"{k}.png" for k in range(4)]
     table = pd.DataFrame({"file_name": names, "text": lines["text"][:]})
     table.to_csv(tmp_path / "validation" / "metadata.csv", index=False)
     broken = tmp_path / "validation" / "1.png"
     broken.write_bytes(broken.read_bytes()[:-2000])  # its header is whole
+    Image.new("L", (50, 400), 255).save(tmp_path / "validation" / "2.png")  # decoded, but no line
     assert main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
     out, err = capsys.readouterr()
     assert "all: 2 lines: CER" in out
-    assert "row 1" in err and len(err.splitlines()) == 1
+    assert ["row 1" in err, "row 2" in err, len(err.splitlines())] == [True, True, 2]
 
 
 @pytest.fixture
