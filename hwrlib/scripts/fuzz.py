@@ -152,7 +152,10 @@ def read(recognizer: Recognizer, path: Path) -> str:
     """What becomes of a file: READ or REFUSED."""
     try:
         for page in load_pages(path):
-            recognizer.read_page(page)
+            try:
+                recognizer.read_page(page)
+            except ImageError:  # of an array, which has no name: the command line adds the file's
+                return REFUSED
     except ImageError as error:
         if path.name not in str(error):
             raise AssertionError(f"the error does not name the file: {error}") from error
