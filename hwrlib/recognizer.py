@@ -24,7 +24,9 @@ SURE = 0.85  # of the characters right: a page read worse is turned; upside down
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 
 
-def matmul_rate(dtype: torch.dtype, device: str | torch.device = "cpu", size: int = 1024, seconds: float = 0.05):
+def matmul_rate(
+    dtype: torch.dtype, device: str | torch.device = "cpu", size: int = 1024, seconds: float = 0.05
+) -> float:
     """Measured rate of matrix products in floating-point operations a second."""
     a = torch.ones(size, size, dtype=dtype, device=device)
     a @ a
@@ -55,7 +57,7 @@ def best_precision(device: str | torch.device = "cpu") -> str:
     return "bf16" if rate(torch.bfloat16, 1024, 0.02) > 1.3 * rate(torch.float32, 1024, 0.02) else "no"
 
 
-def log_odds(share):
+def log_odds(share: float | np.ndarray) -> np.ndarray:
     """Logit of a share, or of each of an array, kept finite at 0 and 1."""
     share = np.clip(share, 1e-6, 1 - 1e-6)
     return np.log(share / (1 - share))
