@@ -149,8 +149,11 @@ def wait_until_up(address, process, log):
 
 
 def kernel_is_idle(address):
-    with urllib.request.urlopen(f"{address}/api/kernels", timeout=30) as reply:
-        return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in json.load(reply))
+    try:
+        with urllib.request.urlopen(f"{address}/api/kernels", timeout=30) as reply:
+            return any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in json.load(reply))
+    except urllib.error.HTTPError:  # the server answers 500 while a kernel starts
+        return False
 
 
 def button(driver, label):
