@@ -11,7 +11,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parent.parent / "charts"
+FOLDER = Path(__file__).resolve().parent.parent / "runs" / "charts"  # ignored by git: a run changes no committed chart
 
 
 def style() -> None:
@@ -22,19 +22,19 @@ def style() -> None:
 
 
 def show(fig: Figure, name: str, alt: str) -> None:
-    """Save a figure under charts/ and display it with a text for those who cannot see it.
+    """Save a figure as a file and display it with a text for those who cannot see it.
 
     Arguments:
         fig: the figure; it is closed afterwards.
-        name: file name without ending, such as ``"02_text_length_distribution"``; the folder is charts/, or the one
-            that the environment variable ``HWR_CHARTS`` names.
+        name: file name without ending, such as ``"06_analyse_the_errors/confusions"``, in the folder that the
+            environment variable ``HWR_CHARTS`` names, else in runs/charts.
         alt: one sentence that says what the chart shows.
     """
-    folder = Path(os.environ.get("HWR_CHARTS", FOLDER))
-    folder.mkdir(parents=True, exist_ok=True)
-    fig.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    path = Path(os.environ.get("HWR_CHARTS", FOLDER)) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=150, metadata={"Software": None})
     drawn, shown = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, dpi=72, metadata={"Software": None})
+    fig.savefig(drawn, dpi=110, metadata={"Software": None})
     Image.open(drawn).convert("RGB").quantize(128).save(shown, "PNG", optimize=True)  # light notebooks: a third
     plt.close(fig)
     png = base64.b64encode(shown.getvalue()).decode()
