@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 
 from hwrlib.batches import PreparedLine, collate
 from hwrlib.ctc import Character, Reading, frames, greedy
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.images import ImageError, load_page, name_of, prepare_pixels
 from hwrlib.model import CRNN
 from hwrlib.page.lines import PageLine, crop_line, find_lines
+from hwrlib.page.places import place_characters, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 WEIGHTS = Path(__file__).parent / "weights"
@@ -85,16 +86,14 @@ def is_sure(readings: list[Reading]) -> bool:
     return characters >= max(1, 5 * len(readings)) and expected_right(readings) >= SURE * characters
 
 
-def turn_back(box: tuple[int, int, int, int], shape: tuple[int, int], quarters: int) -> tuple[int, int, int, int]:
-    """Where a box (x, y, width, height) was before its picture was turned clockwise and got this shape (H, W).
-
-    >>> turn_back((0, 10, 50, 20), (300, 200), 1)
-    (10, 150, 20, 50)
-    """
-    for _ in range(quarters):
-        (x, y, width, height), (rows, columns) = box, shape
-        box, shape = (y, columns - x - width, height, width), (columns, rows)
-    return box
+def lines_of(page: np.ndarray, kind: Literal["line", "page"] | None) -> list[PageLine]:
+    """The lines that are found; a lone one as a line, which is cropped only where it must be."""
+    height, width = page.shape
+    whole = PageLine((0, 0, width, height), page)
+    lines = [whole] if kind == "line" or (kind is None and is_line(page)) else find_lines(page)
+    if kind == "page" or len(lines) != 1:
+        return lines
+    return [dataclasses.replace(crop_line(page) or whole, box=lines[0].box)]
 
 
 def clip(character: Character, length: int) -> Character:
@@ -162,34 +161,29 @@ class Recognizer:
             ImageError, FileNotFoundError: as :func:`hwrlib.page.lines.find_lines`.
         """
         page = load_page(image)
-        height, width = page.shape
-        if kind == "line" or (kind is None and is_line(page)):
-            return [dataclasses.replace(self.read(image), box=(0, 0, width, height))]  # an error then names the file
-        readings = self._read_upright(page, kind)
-        if is_sure(readings):
+        try:
+            readings = self._read_turned(page, 0, kind)
+        except ImageError as error:
+            raise ImageError(f"{name_of(image)}: {error}") from error
+        if is_sure(readings) or kind == "line" or (kind is None and is_line(page)):
             return readings
         turned = max((self._read_turned(page, quarters, kind) for quarters in (1, 2, 3)), key=expected_right)
         return turned if expected_right(turned) > expected_right(readings) + 1 else readings  # by more than chance
 
-    def _read_upright(self, page: np.ndarray, kind: Literal["page"] | None) -> list[Reading]:
-        """Read the lines that are found; a lone one as a line, which is cropped only where it must be."""
-        lines = find_lines(page)
-        if kind is None and len(lines) == 1:
-            return [dataclasses.replace(self.read(page), box=lines[0].box)]
-        return self.read_found(lines)
-
-    def _read_turned(self, page: np.ndarray, quarters: int, kind: Literal["page"] | None) -> list[Reading]:
+    def _read_turned(self, page: np.ndarray, quarters: int, kind: Literal["line", "page"] | None) -> list[Reading]:
         """Read a page after so many quarter turns clockwise; boxes lie on the page as given."""
         turned = np.ascontiguousarray(np.rot90(page, -quarters))
-        return [
-            dataclasses.replace(reading, box=turn_back(reading.box, turned.shape, quarters), rotation=90 * quarters)
-            for reading in self._read_upright(turned, kind)
-        ]
+        lines = [turn_line_back(line, turned.shape, quarters) for line in lines_of(turned, kind)]
+        return [dataclasses.replace(reading, rotation=90 * quarters) for reading in self.read_found(lines)]
 
     def read_found(self, lines: list[PageLine]) -> list[Reading]:
         """Read the lines that :func:`hwrlib.page.lines.find_lines` found; each reading has its line's ``box``."""
-        readings = self.read_prepared([self._prepare(line.image) for line in lines])
-        return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
+        pixels = [self._prepare(line.image) for line in lines]
+        found = zip(self.read_prepared(pixels), pixels, lines, strict=True)
+        return [
+            dataclasses.replace(r, box=line.box, characters=place_characters(r.characters, p, line.outline))
+            for r, p, line in found
+        ]
 
     def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read many lines as :meth:`read` does, in batches of like width; the readings come in the images' order."""
@@ -199,7 +193,7 @@ class Recognizer:
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
         crop = crop_line(load_page(image))
-        return self._prepare(image if crop is None else crop)
+        return self._prepare(image if crop is None else crop.image)
 
     def _prepare(self, line: Picture) -> np.ndarray:
         return prepare_pixels(line, width_divisor=self.model.width_divisor)

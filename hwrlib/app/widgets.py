@@ -131,7 +131,7 @@ class ReadingApp(ipywidgets.VBox):
 
     def _line(self, image: np.ndarray, reading: Reading) -> Shown:
         crop = crop_line(image)  # as the recognizer has read it
-        line = image if crop is None else crop
+        line = image if crop is None else crop.image
         pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
         return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
 

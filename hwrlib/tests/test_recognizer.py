@@ -12,7 +12,8 @@ from hwrlib.data import SAMPLE, load_lines
 from hwrlib.images import ImageError, load_page, prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
-from hwrlib.recognizer import MARGIN, Recognizer, turn_back
+from hwrlib.page.places import turn_back
+from hwrlib.recognizer import MARGIN, Recognizer
 from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
 
 
