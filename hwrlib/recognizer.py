@@ -12,8 +12,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hwrlib.batches import PreparedLine, collate
+from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import Character, Reading, frames, greedy
 from hwrlib.images import ImageError, load_page, name_of, prepare_pixels
+from hwrlib.language import Language
 from hwrlib.model import CRNN
 from hwrlib.page.lines import PageLine, crop_line, find_lines
 from hwrlib.page.places import place_characters, turn_line_back
@@ -223,3 +225,18 @@ class Recognizer:
             log_probs = self.model(batch.images, batch.widths)
         lengths = frames(batch.widths)
         return log_probs[:, : lengths.max()].cpu(), lengths
+
+
+def load_recognizer(
+    weights: str | Path = WEIGHTS,
+    decoder: Literal["greedy", "beam", "language"] = "language",
+    precision: str | None = None,
+) -> Recognizer:
+    """The recognizer that the command line reads with.
+
+    Arguments:
+        weights, precision: as for :meth:`Recognizer.from_pretrained`.
+        decoder: the most probable path, prefix beam search, or that with the embedded language model.
+    """
+    language = Language.load(WEIGHTS / "language.npz") if decoder == "language" else None
+    return Recognizer.from_pretrained(weights, precision, greedy if decoder == "greedy" else PrefixBeam(language))

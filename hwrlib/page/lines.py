@@ -29,8 +29,8 @@ class PageLine:
         box: (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
         image: its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings and
             the ink of its neighbours painted out.
-        outline: where the crop lies on the page: (x, y) of N places evenly along its upper and its lower edge, (2, N, 2);
-            the box itself where left out.
+        outline: where the crop lies on the page: (x, y) of N places evenly along its upper and its lower edge,
+            (2, N, 2); the box itself where left out.
     """
 
     box: tuple[int, int, int, int]

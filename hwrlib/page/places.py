@@ -85,7 +85,7 @@ def place_characters(
 
 
 def on_page(outline: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """(x, y) on the page of each pair of places on a crop, as shares (0 to 1) of its width and of its height: (N, 2)."""
+    """(x, y) on the page of places on a crop, shares (0 to 1) of its width and of its height, each with each."""
     along = np.linspace(0, 1, outline.shape[1])
     edges = np.stack([[np.interp(across, along, edge[:, k]) for k in (0, 1)] for edge in outline])  # (2, 2, across)
     return np.concatenate([(edges[0] + (edges[1] - edges[0]) * share).T for share in down])
