@@ -23,6 +23,7 @@ from hwrlib.recognizer import Recognizer, expected_right
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART = 500  # pages in one parquet file
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}  # on a busy machine
 ATTEMPTED = ".attempts"  # folder of the output: a mark for each page that is being read
 ATTEMPTS = 3  # a page that workers have died of so often is broken
 BOX = pa.list_(pa.int32())
@@ -218,7 +219,8 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
         workers: CPUs that Ray may use here; all where left out.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about an archive leaves the machine
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine takes longer than Ray's 30 s
+    for name, wait in PATIENCE.items():
+        os.environ.setdefault(name, wait)
     import ray
 
     if ray.is_initialized():

@@ -60,17 +60,19 @@ def test_the_pages_were_read_as_they_lie(pages):
 
 
 def test_each_character_is_placed_on_its_ink_level_tilted_or_turned(pages):
-    """In each box are dark pixels, on all sides of it nearly; and no word is as high as a tilted line's box."""
+    """Nearly all boxes hold ink, nearly all ink lies in a box, and no word is as high as a tilted line."""
     for page in pages[:3]:
         ink = cv2.morphologyEx(page.pixels, cv2.MORPH_BLACKHAT, np.ones((31, 31), np.uint8)) > 60
-        inside = np.zeros_like(ink)
+        inside, empty, letters = np.zeros_like(ink), 0, 0
         for word in words_of(page):
             for letter in word.characters:
                 x, y, width, height = letter.box
-                assert ink[y : y + height, x : x + width].any(), (page.name, word.text, letter)
+                empty += not ink[y : y + height, x : x + width].any()
+                letters += 1
             x, y, width, height = word.box
             inside[y : y + height, x : x + width] = True
         assert (ink & inside).sum() > 0.98 * ink.sum(), page.name
+        assert empty <= 0.03 * letters, page.name  # CTC may find a full stop in the gap behind it
     tilted = pages[1].readings[0]
     assert max(word.box[3] for word in split_words(tilted)) < 0.6 * tilted.box[3]
 
@@ -149,9 +151,14 @@ def test_a_pdf_has_the_words_of_the_json_where_they_stand(pages, tmp_path):
         assert text.get_text_range().split() == [word["text"] for word in words]
         if shutil.which("pdftotext"):
             (tmp_path / "page.pdf").write_bytes(data)
-            command = ["pdftotext", "-layout", str(tmp_path / "page.pdf"), "-"]
-            made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            assert made.split() == [word["text"] for word in words]
+            for option in (
+                "-raw",
+                "-layout",
+            ):  # as they are stored; as they are seen, in which a tilted line falls apart
+                command = ["pdftotext", option, str(tmp_path / "page.pdf"), "-"]
+                made = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+                order = sorted if option == "-layout" and page is pages[1] else list
+                assert order(made) == order(word["text"] for word in words)
         width, height = sheet.get_size()
         upright = page.size if page.readings[0].rotation == 0 else page.size[::-1]
         assert (width, height) == pytest.approx(np.array(upright) * 72 / DPI, abs=0.1)
