@@ -1,6 +1,7 @@
 """The network: convolutions see strokes, a BiLSTM reads them in both directions, CTC needs no alignment (chapter 3)."""
 
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hwrlib.alphabet import IAM, Alphabet, AlphabetError
@@ -196,6 +198,21 @@ def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
         return x
     beyond = (torch.arange(narrowest, x.shape[-1]) >= widths[:, None]).to(x.device)
     return torch.cat([x[..., :narrowest], x[..., narrowest:].masked_fill(beyond[:, None, None], 0)], dim=-1)
+
+
+def fused(model: CRNN) -> CRNN:
+    """A copy for reading: each convolution does the work of its batch norm as well, which spares a pass over the maps.
+
+    Chapter 3: notebooks/03_build_the_crnn.ipynb.
+
+    Arguments:
+        model: a trained network; what it learns later has no effect on the copy.
+    """
+    copied = copy.deepcopy(model).eval()
+    for k, layer in enumerate(copied.cnn):
+        if isinstance(layer, nn.BatchNorm2d):
+            copied.cnn[k - 1], copied.cnn[k] = fuse_conv_bn_eval(copied.cnn[k - 1], layer), nn.Identity()
+    return copied.requires_grad_(False)
 
 
 class AuxiliaryHead(nn.Module):

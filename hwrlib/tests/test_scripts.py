@@ -14,7 +14,7 @@ import pytest
 from hwrlib.data import load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import WEIGHTS, calibrated
-from hwrlib.scripts import calibration, publish
+from hwrlib.scripts import calibration, language, publish
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "hwrlib" / "scripts").glob("[!_]*.py"))
@@ -198,3 +198,18 @@ def test_the_package_holds_every_file_that_reading_needs(declared):
         held |= {path for pattern in patterns for path in folder.glob(pattern)}
     data = {path for path in (ROOT / "hwrlib").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert held == data
+
+
+def test_lines_of_the_brown_corpus(tmp_path):
+    for group in "abcdefghijklmnopqr":
+        for number in range(28):
+            if len(list(tmp_path.iterdir())) < 500:
+                (tmp_path / f"c{group}{number:02d}").write_text("", encoding="latin-1")
+    (tmp_path / "ca00").write_text(
+        "\n\t``/`` It/pps cost/vbd $5/nns ,/, ''/'' {/( half/abn //in Se\xf1or/nn --/-- yes/rb ./.\n", "latin-1"
+    )
+    lines = list(language.brown_lines(tmp_path))
+    assert lines == ['" It cost', ', " ( half /', "- yes ."]
+    (tmp_path / "ca01").unlink()
+    with pytest.raises(FileNotFoundError, match="499 of the Brown corpus's 500 files"):
+        next(language.brown_lines(tmp_path))
