@@ -20,7 +20,7 @@ from hwrlib.batches import cut_words, prepare_lines, rehearse
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import greedy
 from hwrlib.data import DataError, load_lines, load_strokes, training_lines
-from hwrlib.images import MOST_BYTES, load_page, load_pages
+from hwrlib.image_files import MOST_BYTES, load_page, load_pages
 from hwrlib.language import Language
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN

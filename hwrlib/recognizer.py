@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from hwrlib.batches import PreparedLine, collate
 from hwrlib.ctc import Character, Reading, frames, greedy
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.model import CRNN, fused
 from hwrlib.page.lines import PageLine, crop_line, find_lines
 
@@ -165,7 +166,7 @@ class Recognizer:
         A page that reads badly is tried upside down and on both sides as well.
 
         Arguments:
-            image: a page or a line, whatever :func:`hwrlib.images.load_page` takes.
+            image: a page or a line, whatever :func:`hwrlib.image_files.load_page` takes.
             kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
                 or one line is found on it.
 

@@ -66,7 +66,7 @@ def page_html(page: np.ndarray, readings: list[Reading]) -> str:
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        page: uint8 (H, W), grey, as :func:`hwrlib.images.load_page` gives it.
+        page: uint8 (H, W), grey, as :func:`hwrlib.image_files.load_page` gives it.
         readings: of its lines, each with its ``box``.
     """
     height, width = page.shape

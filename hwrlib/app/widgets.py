@@ -15,7 +15,8 @@ from hwrlib.app.corrections import as_zip, keep
 from hwrlib.app.views import download_html, error_html, line_html, page_html
 from hwrlib.ctc import Reading
 from hwrlib.data import SAMPLE, load_lines
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.page.lines import NO_WRITING, crop_line, find_lines
 from hwrlib.recognizer import Recognizer
 from hwrlib.strokes import render_strokes

@@ -20,7 +20,8 @@ from hwrlib.app.widgets import DrawingPad, ReadingApp, strokes_to_line
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import Character, Reading, frames
 from hwrlib.data import load_lines
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.model import CRNN
 from hwrlib.page.lines import find_lines
 from hwrlib.recognizer import Recognizer

@@ -15,7 +15,7 @@ import pytest
 from hwrlib.app import corrections
 from hwrlib.app.corrections import as_zip, keep
 from hwrlib.data import DataError, load_lines
-from hwrlib.images import ImageError, load_grey
+from hwrlib.image_files import ImageError, load_grey
 
 ROOT = Path(corrections.__file__).parent.parent.parent
 TEXTS = ['"Yes", she said, and left.', "it's 5, 6 or 7", 'a "quoted" end"', "plain", "007", "Grüße, Ångström", "\\n"]

@@ -9,7 +9,8 @@ from PIL import Image
 from hwrlib.alphabet import Alphabet
 from hwrlib.ctc import STRIDE, Character, Reading, frames, greedy
 from hwrlib.data import SAMPLE, load_lines
-from hwrlib.images import ImageError, load_page, prepare_pixels
+from hwrlib.image_files import ImageError, load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
 from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, turn_back, widen
