@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +77,20 @@ def is_line(page: np.ndarray) -> bool:
     return width >= 5 * height
 
 
+def _is_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> bool:
+    return kind == "line" or (kind is None and is_line(page))
+
+
+def _lines_or_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> list[PageLine]:
+    """The lines that are found; a lone one as a line, which is cropped only where it must be."""
+    height, width = page.shape
+    lines = [PageLine((0, 0, width, height), page)] if _is_line(page, kind) else find_lines(page)
+    if kind == "page" or len(lines) != 1:
+        return lines
+    crop = crop_line(page)
+    return [PageLine(lines[0].box, page if crop is None else crop)]
+
+
 def expected_right(readings: list[Reading]) -> float:
     """The number of characters that are expected to be right: confidences weighted with their texts' lengths."""
     return sum(reading.confidence * len(reading.text) for reading in readings)
@@ -115,6 +129,21 @@ def place(character: Character, length: int, stretched: float = 1.0) -> Characte
     """
     end = min(max(1, round(character.end / stretched)), length)
     return dataclasses.replace(character, begin=min(int(character.begin / stretched), end - 1), end=end)
+
+
+@dataclasses.dataclass(frozen=True)
+class PageReading:
+    """How far the reading of a page is.
+
+    Arguments:
+        lines: all that were found, from top to bottom; each box lies on the page as given, each image is upright.
+        readings: of the first of them.
+        quarters: turns clockwise, 0 to 3, after which it was read.
+    """
+
+    lines: list[PageLine]
+    readings: list[Reading]
+    quarters: int = 0
 
 
 class Recognizer:
@@ -161,51 +190,72 @@ class Recognizer:
         return self.read_lines([image])[0]
 
     def read_page(self, image: Picture, kind: Literal["line", "page"] | None = None) -> list[Reading]:
-        """Read the lines of a page or photo from top to bottom.
+        """Read the lines of a page or photo from top to bottom: the last of :meth:`iter_page`.
 
-        A page that reads badly is tried upside down and on both sides as well.
+        Arguments:
+            image, kind: as for :meth:`iter_page`, which also says what is raised.
+
+        Returns:
+            a reading a line, none for a page without writing. ``box`` says where the line is on the picture as given,
+            ``rotation`` how it was turned to be read.
+        """
+        *_, last = self.iter_page(image, kind, batch_size=8)
+        return last.readings
+
+    def iter_page(
+        self,
+        image: Picture,
+        kind: Literal["line", "page"] | None = None,
+        quarters: int | None = None,
+        batch_size: int = 1,
+    ) -> Iterator[PageReading]:
+        """Read a page and yield how far it is: all lines first, then more and more of their readings.
+
+        A page that reads badly is tried upside down and on both sides as well; each try begins anew, and the last that
+        is yielded is the best.
 
         Arguments:
             image: a page or a line, whatever :func:`hwrlib.image_files.load_page` takes.
             kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
                 or one line is found on it.
-
-        Returns:
-            a reading a line, none for a page without writing. ``box`` says where the line is on the picture as given,
-            ``rotation`` how it was turned to be read.
+            quarters: turns clockwise, 0 to 3, to be read after; None tries.
+            batch_size: lines read at once; the texts do not depend on it.
 
         Raises:
             ImageError, FileNotFoundError: as :func:`hwrlib.page.lines.find_lines`.
         """
         page = load_page(image)
-        height, width = page.shape
-        if kind == "line" or (kind is None and is_line(page)):
-            return [dataclasses.replace(self.read(image), box=(0, 0, width, height))]  # an error then names the file
-        readings = self._read_upright(page, kind)
-        if is_sure(readings):
-            return readings
-        turned = max((self._read_turned(page, quarters, kind) for quarters in (1, 2, 3)), key=expected_right)
-        return turned if expected_right(turned) > expected_right(readings) + 1 else readings  # by more than chance
+        for state in self._iter_turned(page, image, kind, quarters or 0, batch_size):
+            yield state
+        if quarters is not None or _is_line(page, kind) or is_sure(state.readings):
+            return
+        upright, best = state, state
+        for turns in (1, 2, 3):
+            for state in self._iter_turned(page, page, kind, turns, batch_size):
+                yield state
+            if best is upright or expected_right(state.readings) > expected_right(best.readings):
+                best = state
+        by_chance = expected_right(best.readings) <= expected_right(upright.readings) + 1
+        yield upright if by_chance else best
 
-    def _read_upright(self, page: np.ndarray, kind: Literal["page"] | None) -> list[Reading]:
-        """Read the lines that are found; a lone one as a line, which is cropped only where it must be."""
-        lines = find_lines(page)
-        if kind is None and len(lines) == 1:
-            return [dataclasses.replace(self.read(page), box=lines[0].box)]
-        return self.read_found(lines)
-
-    def _read_turned(self, page: np.ndarray, quarters: int, kind: Literal["page"] | None) -> list[Reading]:
-        """Read a page after so many quarter turns clockwise; boxes lie on the page as given."""
-        turned = np.ascontiguousarray(np.rot90(page, -quarters))
-        return [
-            dataclasses.replace(reading, box=turn_back(reading.box, turned.shape, quarters), rotation=90 * quarters)
-            for reading in self._read_upright(turned, kind)
+    def _iter_turned(
+        self, page: np.ndarray, image: Picture, kind: Literal["line", "page"] | None, quarters: int, batch_size: int
+    ) -> Iterator[PageReading]:
+        """One try, after so many quarter turns clockwise; boxes lie on the page as given."""
+        turned = np.ascontiguousarray(np.rot90(page, -quarters)) if quarters else page
+        lines = [
+            dataclasses.replace(line, box=turn_back(line.box, turned.shape, quarters))
+            for line in _lines_or_line(turned, kind)
         ]
-
-    def read_found(self, lines: list[PageLine]) -> list[Reading]:
-        """Read the lines that :func:`hwrlib.page.lines.find_lines` found; each reading has its line's ``box``."""
-        readings = self.read_prepared([self._prepare(line.image) for line in lines])
-        return [dataclasses.replace(r, box=line.box) for r, line in zip(readings, lines, strict=True)]
+        readings: list[Reading] = []
+        yield PageReading(lines, readings, quarters)
+        for start in range(0, len(lines), batch_size):
+            some = lines[start : start + batch_size]
+            # An error then names the file: the image is what it was given as, the page its pixels.
+            read = self.read_prepared([self._prepare(image if li.image is page else li.image) for li in some])
+            placed = zip(read, some, strict=True)
+            readings = readings + [dataclasses.replace(r, box=li.box, rotation=90 * quarters) for r, li in placed]
+            yield PageReading(lines, readings, quarters)
 
     def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
         """Read many lines as :meth:`read` does, in batches of like width; the readings come in the images' order."""

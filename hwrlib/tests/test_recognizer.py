@@ -13,6 +13,7 @@ from hwrlib.image_files import ImageError, load_page
 from hwrlib.images import prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
+from hwrlib.page.lines import find_lines
 from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, turn_back, widen
 from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
 
@@ -241,3 +242,22 @@ def test_a_page_is_turned_until_it_can_be_read(reader, upright, expected, rotati
     assert cer([r.text for r in expected], [r.text for r in readings]) < 0.02
     for reading, there in zip(readings, expected, strict=True):
         assert turn_back(reading.box, given.shape, 4 - rotation // 90) == pytest.approx(there.box, abs=4)
+
+
+def test_a_page_comes_line_by_line_all_boxes_first(recognizer):
+    states = list(recognizer.iter_page(page(80, 200), quarters=0))
+    assert [len(state.readings) for state in states] == [0, 1, 2]
+    assert {len(state.lines) for state in states} == {2}
+    whole = recognizer.read_page(page(80, 200))
+    assert [r.text for r in states[-1].readings] == [r.text for r in whole]
+    assert [line.box for line in states[0].lines] == [r.box for r in states[-1].readings]
+
+
+def test_a_page_that_is_said_to_be_turned_is_read_so_alone(recognizer):
+    given = np.ascontiguousarray(np.rot90(page(80, 200)))
+    states = list(recognizer.iter_page(given, quarters=1))
+    assert [len(state.readings) for state in states] == [0, 1, 2]
+    for line, other in zip(states[-1].lines, find_lines(page(80, 200)), strict=True):
+        assert (line.image == other.image).all()
+        assert turn_back(line.box, given.shape, 3) == other.box
+    assert {reading.rotation for reading in states[-1].readings} == {90}
