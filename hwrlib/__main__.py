@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,28 @@ def evaluate(options: argparse.Namespace) -> int:
     return int(bool(failures))
 
 
+def app(options: argparse.Namespace) -> int:
+    """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
+    if not importlib.util.find_spec("voila"):
+        raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
+    from voila.app import Voila
+
+    here = Path(__file__).resolve().parent
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), *filter(None, paths)])
+    os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
+    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
+    arguments = [str(here / "app" / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
+    arguments += ["--MappingKernelManager.cull_idle_timeout=3600", "--MappingKernelManager.cull_interval=300"]
+    arguments += [] if options.browser else ["--no-browser"]
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        token = secrets.token_hex(24)
+        arguments += [f"--token={token}"]
+        print(f"Only who has the token gets in: http://{options.host}:{options.port}/?token={token}", flush=True)
+    Voila.launch_instance(argv=arguments)
+    return 0
+
+
 def _complain(error: Exception | str, name: str = "") -> str:
     """Say in one line on standard error what is wrong, and with what."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -189,7 +212,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate")
+    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app")
 
     def add(command, about: str):
         added = commands.add_parser(command.__name__, help=about, description=about)
@@ -220,6 +243,13 @@ def _parser() -> argparse.ArgumentParser:
     three("--split", default="validation")
     three("--report", type=Path, metavar="FILE", help="write counts, rates and confusions (JSON, no text)")
     three("--predictions", type=Path, metavar="FILE", help="write each line's reading (.csv or .parquet)")
+
+    four = add(app, "Open the app in the browser: a drawing pad, pictures, corrections.")
+    four("--port", type=int, default=8866)
+    four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
+    four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
+    four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+    four("--no-browser", dest="browser", action="store_false", help="only serve")
 
     for command, decoder in ((one, "language"), (three, "greedy")):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
