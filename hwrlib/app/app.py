@@ -348,4 +348,9 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 def _why(error: Exception) -> str:
     why = str(error).removeprefix("the bytes").removeprefix(":").strip()  # how hwrlib.images calls what was sent
-    return why.encode(errors="replace").decode() or type(error).__name__
+    return _printable(why or type(error).__name__)
+
+
+def _printable(text: object) -> str:
+    """A text from outside without lone surrogates, which no message can carry."""
+    return str(text).encode(errors="replace").decode()

@@ -42,18 +42,17 @@ function render({ model, el }) {
   el.classList.add("hwr-pictures");
   el.setAttribute("data-lm-suppress-shortcuts", "true");
   const problem = make("p", { class: "hwr-error", role: "alert", hidden: true });
-  const say = (text) => ((problem.textContent = text), (problem.hidden = !text));
+  const say = (text) => ((problem.textContent = text), (problem.hidden = !text)); // what Python cannot say itself
   const send = (message, buffers) => (say(""), ask(model, message, buffers, () => say(SILENT)));
 
   async function take(file) {
     if (!file) return;
     const given = file.name || "the picture";
     const name = given.toWellFormed?.() ?? given;
-    say("");
     try {
       send({ kind: "picture", name }, [await shrunk(file)]);
     } catch (error) {
-      say(`${name}: ${error.message}`);
+      send({ kind: "refused", name, why: error.message });
     }
   }
 
@@ -64,7 +63,7 @@ function render({ model, el }) {
     return [button(label, () => input.click(), "capture" in attributes ? { class: "hwr-camera" } : {}), input];
   }
 
-  const kinds = [["", "line or page: the app decides"], ["line", "one line"], ["page", "a page"]];
+  const kinds = [["", "automatic"], ["line", "one line"], ["page", "a page"]];
   const as = make("select", { change: () => send({ kind: "again", as: as.value }) });
   as.append(...kinds.map(([value, text]) => make("option", { value }, text)));
   const afterwards = make("span", { class: "hwr-bar", hidden: true },

@@ -1,8 +1,21 @@
 // What was read: the picture with its boxes beside the text, each line to correct and keep, and what is done with them.
 const [SURE, DOUBTFUL] = [0.9, 0.6]; // characters below are underlined: dotted, then wavy
-const SPACES = / +(?=[.,;:!?)])/g; // as hwrlib.metrics.without_spaces_before_punctuation
+const LINE = 72; // px of height at which a line is shown
 const SVG = "http://www.w3.org/2000/svg";
 const percent = (share) => `${Math.round(100 * share)} %`;
+
+// Where IAM's way of writing, 'he said , " so " .', has spaces that nobody else writes; `open`: inside a quotation so far.
+function superfluous(text, open) {
+  const places = new Set();
+  const add = (from, count) => Array.from({ length: count }, (_, k) => places.add(from + k));
+  for (const { 0: found, index } of text.matchAll(/ +(?=[.,;:!?)])|\( +| *"/g)) {
+    if (found.startsWith("(")) add(index + 1, found.length - 1);
+    else if (!found.endsWith('"')) add(index, found.length);
+    else if (!(open = !open)) add(index, found.length - 1);
+    else add(index + found.length, text.slice(index + found.length).match(/^ */)[0].length);
+  }
+  return { places, open };
+}
 
 function save(parts, name) {
   const url = URL.createObjectURL(new Blob(parts));
@@ -17,6 +30,14 @@ async function copy(text) {
   area.select();
   document.execCommand("copy");
   area.remove();
+}
+
+// A text whose difference from another is bold.
+function compared(text, other) {
+  let [from, back] = [0, 0];
+  while (from < text.length && text[from] === other[from]) from++;
+  while (back < Math.min(text.length, other.length) - from && text.at(-1 - back) === other.at(-1 - back)) back++;
+  return [text.slice(0, from), make("b", {}, text.slice(from, text.length - back)), text.slice(text.length - back)];
 }
 
 // Who comes back on this device gets the own kept lines again; the name is a secret of 128 bits.
@@ -72,8 +93,11 @@ function render({ model, el }) {
     make("div", { class: "hwr-columns" }, picture, make("div", { class: "hwr-texts" }, list, legend, doing)), keeping);
 
   const send = (message) => ask(model, message, [], () => ((error.textContent = SILENT), (error.hidden = false)));
-  const tidy = (text) => (spaces.checked ? text : text.replace(SPACES, ""));
-  const value = (k) => rows[k].own ?? tidy(model.get("lines")[k].text);
+  const read = (k) => model.get("lines")[k].text;
+  const quoted = (k) => rows.slice(0, k).reduce((open, _, j) => superfluous(read(j), open).open, false);
+  const closed = (text, k) => (spaces.checked ? new Set() : superfluous(text, quoted(k)).places);
+  const tidy = (text, k) => ((gone) => [...text].filter((_, at) => !gone.has(at)).join(""))(closed(text, k));
+  const value = (k) => rows[k].own ?? tidy(read(k), k);
   const text = () => rows.map((_, k) => value(k)).join("\n");
 
   function keep(chosen) {
@@ -109,8 +133,12 @@ function render({ model, el }) {
     row.keep = button("Keep", () => keep([k]), { "aria-label": `Keep line ${k + 1}` });
     row.said = make("span", { class: "hwr-small", role: "status" });
     row.others = make("div", { class: "hwr-bar" });
-    row.others.append(...model.get("lines")[k].alternatives.map((other) =>
-      button(tidy(other), () => take(tidy(other)), { class: "hwr-other", "aria-label": `Take: ${tidy(other)}` })));
+    row.others.append(...model.get("lines")[k].alternatives.map((other) => {
+      const text = tidy(other, k);
+      const one = button("", () => take(text), { class: "hwr-other", "aria-label": `Take: ${text}` });
+      one.append(...compared(text, tidy(read(k), k)));
+      return one;
+    }));
     row.node = make("div", { class: "hwr-line", mouseenter: () => point(k), mouseleave: () => point(selected) }, row.text,
       make("div", { class: "hwr-edit" }, row.others, make("div", { class: "hwr-bar" }, row.field, row.keep)), row.said);
     return row;
@@ -129,9 +157,9 @@ function render({ model, el }) {
     rows.forEach((row, k) => {
       const line = model.get("lines")[k];
       const shown = value(k);
-      const closed = (at) => !spaces.checked && line.text[at] === " " && /^ *[.,;:!?)]/.test(line.text.slice(at));
-      const spans = line.characters.filter((_, at) => !closed(at)).map(character);
-      row.text.replaceChildren(...(shown === tidy(line.text) && spans.length ? spans : [shown || "(nothing was read)"]));
+      const gone = closed(line.text, k);
+      const spans = line.characters.filter((_, at) => !gone.has(at)).map(character);
+      row.text.replaceChildren(...(row.own === null && spans.length ? spans : [shown || "(nothing was read)"]));
       row.text.setAttribute("aria-label", `Line ${k + 1}: ${shown}; ${percent(line.confidence)} sure`);
       if (row.field.value !== shown) row.field.value = shown;
       row.field.disabled = row.keep.disabled = line.kept;
@@ -160,6 +188,8 @@ function render({ model, el }) {
     else image.removeAttribute("src");
     image.alt = model.get("mode") === "page" ? "The page, its lines boxed" : "The line as the network sees it";
     boxes.setAttribute("viewBox", `0 0 ${width || 1} ${height || 1}`);
+    const ratio = width / (height || 1);
+    picture.style.maxWidth = model.get("mode") === "page" ? `min(100%, ${80 * ratio}vh)` : `${LINE * ratio}px`;
     el.dataset.mode = model.get("mode");
   }
 
