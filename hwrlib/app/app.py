@@ -6,7 +6,6 @@ import io
 import os
 import re
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -144,7 +143,7 @@ class ReadingApp(ipywidgets.VBox):
         return self.recognizer
 
     def _read_picture(self, name: str, page: np.ndarray, quarters: int | None, cancel: threading.Event) -> None:
-        recognizer, begin, state, tried = self._loaded(), time.perf_counter(), PageReading([], []), None
+        recognizer, state, tried = self._loaded(), PageReading([], []), None
         self._picture = name, page
         at_once = 1 if recognizer.device.type == "cpu" else 8
         for state in recognizer.iter_page(page, self.pictures.kind or None, quarters, at_once):
@@ -153,7 +152,7 @@ class ReadingApp(ipywidgets.VBox):
             self._quarters = state.quarters
             self._show_state(name, page, state, anew=tried != state.quarters or not state.readings)
             tried = state.quarters
-        self._finish(name, len(state.readings), len(state.lines), begin, cancel)
+        self._finish(name, len(state.readings), len(state.lines), cancel)
 
     def _show_state(self, name: str, page: np.ndarray, state: PageReading, anew: bool) -> None:
         if anew:
@@ -183,16 +182,16 @@ class ReadingApp(ipywidgets.VBox):
         self._set(self.view, mode="lines", boxes=[[0, 0, 0, 0]] * len(lines), lines=lines, **shown)
 
     def _read_strokes(self, strokes: list, rows: list, cancel: threading.Event) -> None:
-        recognizer, begin = self._loaded(), time.perf_counter()
+        recognizer = self._loaded()
         rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
         lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
         images = [strokes_to_line(line) for line in lines]
         readings = recognizer.read_lines(images)
         if not cancel.is_set():
             self._show_lines(images, readings)
-            self._finish("your writing", len(readings), len(readings), begin, cancel)
+            self._finish("your writing", len(readings), len(readings), cancel)
 
-    def _finish(self, name: str, read: int, found: int, begin: float, cancel: threading.Event) -> None:
+    def _finish(self, name: str, read: int, found: int, cancel: threading.Event) -> None:
         if self._cancel is not cancel:  # something else is being read already
             return
         if cancel.is_set():
@@ -201,8 +200,7 @@ class ReadingApp(ipywidgets.VBox):
             raise ValueError(NO_WRITING)
         else:
             sure = np.mean([line["confidence"] for line in self.view.lines])
-            taken = f"Read {name} in {time.perf_counter() - begin:.1f} s."
-            self._set(self.view, status=f"{taken} About {sure:.0%} of the characters are right.")
+            self._set(self.view, status=f"Read {name}. About {sure:.0%} of the characters are right.")
 
     # What the front ends ask for, in the kernel's thread
 
@@ -223,9 +221,10 @@ class ReadingApp(ipywidgets.VBox):
     def _on_message(self, widget: ipywidgets.Widget, message: dict, buffers: list) -> None:
         kind = message.get("kind")
         if kind == "picture" and buffers:
-            self.show(
-                bytes(buffers[0]), str(message.get("name", "")).encode(errors="replace").decode() or "the picture"
-            )
+            self.show(bytes(buffers[0]), _printable(message.get("name")))
+        elif kind == "refused":
+            self._clear()
+            self._set(self.view, status="", error=_printable(f"{message.get('name')}: {message.get('why')}"))
         elif kind == "sample" and message.get("of") == "page":
             self.show(SAMPLE / "page.png", "the sample page (synthetic)")
         elif kind == "sample":

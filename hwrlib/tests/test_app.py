@@ -49,15 +49,20 @@ def scribble(height, width):
     return page
 
 
-@pytest.fixture(scope="module")
-def recognizer():
+def untrained(width_divisor):
+    """What is tested here is not what it reads."""
     torch.manual_seed(0)
-    model = CRNN(IAM, width_divisor=8.0)  # untrained: what is tested here is not what it reads
+    model = CRNN(IAM, width_divisor=width_divisor)
     with torch.no_grad():
         model(torch.rand(2, 1, 128, 64) * 2 - 1)
         model.fc.weight.mul_(20)
         model.fc.bias.zero_()
     return Recognizer(model, "no", PrefixBeam(width=4))
+
+
+@pytest.fixture(scope="module")
+def recognizer():
+    return untrained(8.0)
 
 
 @pytest.fixture
@@ -169,7 +174,7 @@ def test_what_is_written_is_read_and_clearing_clears(app, recognizer):
     write(app, HELLO)
     reading = recognizer.read(strokes_to_line(HELLO))
     assert texts(app) == [reading.text]
-    assert app.view.status.startswith("Read your writing in")
+    assert app.view.status.startswith("Read your writing.")
     (line,) = app.view.lines
     assert [c[0] for c in line["characters"]] == list(reading.text)
     assert max(c[3] for c in line["characters"]) <= app.view.size[0]
@@ -277,7 +282,7 @@ def test_a_new_picture_ends_the_reading_of_the_last_and_leaves_nothing_of_it(app
 
     monkeypatch.setattr(recognizer, "read_prepared", read_and_give)
     give(app, "page.png", png(scribble(500, 900)))
-    assert app.view.status.startswith("Read line.png in")
+    assert app.view.status.startswith("Read line.png.")
     assert len(app.view.lines) == 1
 
 
@@ -293,7 +298,7 @@ def test_back_to_the_pad_what_was_written_is_there_again(app):
 
 def test_the_samples_can_be_read(app):
     tell(app, "sample", of="line")
-    assert app.view.status.startswith("Read line 1 of the sample (synthetic)")
+    assert app.view.status.startswith("Read line 1 of the sample (synthetic).")
 
 
 # What cannot be read
@@ -340,7 +345,7 @@ def test_no_memory_for_an_image_is_said_and_the_next_one_is_read(app, recognizer
         give(app, "line.png", png(scribble(100, 900)))
     assert app.view.error == "line.png: no memory for 9 GB"
     give(app, "line.png", png(scribble(100, 900)))
-    assert app.view.status.startswith("Read line.png")
+    assert app.view.status.startswith("Read line.png.")
 
 
 def test_an_error_nobody_foresaw_is_shown_and_raised(app, recognizer, monkeypatch):
@@ -470,13 +475,15 @@ def test_where_no_kernel_runs_a_picture_stands_in(recognizer, tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """A teaching of few steps."""
+def pupil(app, monkeypatch):
+    """An app that learns in few steps."""
+    app.recognizer = untrained(3.0)
     preset = teaching.PRESETS["personal"]
     settings = teaching.dataclasses.replace(preset, epochs=1, learning_rate=1e-6)
     monkeypatch.setattr(teaching, "PRESETS", {"personal": settings})
     monkeypatch.setattr(teaching, "REHEARSED", 4)
     monkeypatch.setattr(teaching, "rehearse", lambda own, general: own + general[:2])
+    return app
 
 
 def keep_five(app):
@@ -484,50 +491,50 @@ def keep_five(app):
         module.keep(app.folder, scribble(100, 900), f"line {k}")
 
 
-def test_teaching_says_what_it_brought_and_the_app_reads_with_it(app, quick, monkeypatch):
-    keep_five(app)
-    module.keep(app.folder, scribble(100, 900), "Größe")
+def test_teaching_says_what_it_brought_and_the_app_reads_with_it(pupil, monkeypatch):
+    keep_five(pupil)
+    module.keep(pupil.folder, scribble(100, 900), "Größe")
     rates = iter([(0.5, 1.0), (0.25, 0.5)])
     monkeypatch.setattr(teaching.Trainer, "validate", lambda _: next(rates))
-    before, shown = app.recognizer, []
-    app.view.observe(lambda change: shown.append(change["new"]), "teaching")
-    tell(app, "teach")
-    says = app.view.teaching["says"]
+    before, shown = pupil.recognizer, []
+    pupil.view.observe(lambda change: shown.append(change["new"]), "teaching")
+    tell(pupil, "teach")
+    says = pupil.view.teaching["says"]
     assert "CER on 1 lines that were held out: 50.0% before, 25.0% after learning from 4." in says
     assert "Left out: 'Größe'" in says
-    assert app.recognizer is not before
-    assert app.recognizer.decoder is before.decoder
-    assert (app.folder.parent / "my_lines_network" / "model.safetensors").exists()
+    assert pupil.recognizer is not before
+    assert pupil.recognizer.decoder is before.decoder
+    assert (pupil.folder.parent / "my_lines_network" / "model.safetensors").exists()
     steps = [state["done"] for state in shown if state.get("total")]
     assert steps == list(range(len(steps))) and len(steps) > 1
-    assert not app.view.teaching["running"]
-    write(app, HELLO)
-    assert app.view.error == ""
+    assert not pupil.view.teaching["running"]
+    write(pupil, HELLO)
+    assert pupil.view.error == ""
 
 
-def test_a_teaching_that_brings_nothing_changes_nothing(app, quick, monkeypatch):
-    keep_five(app)
+def test_a_teaching_that_brings_nothing_changes_nothing(pupil, monkeypatch):
+    keep_five(pupil)
     monkeypatch.setattr(teaching.Trainer, "validate", lambda _: (0.5, 1.0))
-    before = app.recognizer
-    tell(app, "teach")
-    assert "stays as it was" in app.view.teaching["says"]
-    assert app.recognizer is before
-    assert not (app.folder.parent / "my_lines_network").exists()
+    before = pupil.recognizer
+    tell(pupil, "teach")
+    assert "stays as it was" in pupil.view.teaching["says"]
+    assert pupil.recognizer is before
+    assert not (pupil.folder.parent / "my_lines_network").exists()
 
 
-def test_a_teaching_that_is_stopped_changes_nothing(app, quick, monkeypatch):
-    keep_five(app)
-    before = {name: value.clone() for name, value in app.recognizer.model.state_dict().items()}
+def test_a_teaching_that_is_stopped_changes_nothing(pupil, monkeypatch):
+    keep_five(pupil)
+    before = {name: value.clone() for name, value in pupil.recognizer.model.state_dict().items()}
 
     def stop(change):
         if change["new"].get("done", 0) >= 1:
-            app.view._handle_custom_msg({"kind": "stop teaching"}, [])
+            pupil.view._handle_custom_msg({"kind": "stop teaching"}, [])
 
-    app.view.observe(stop, "teaching")
+    pupil.view.observe(stop, "teaching")
     monkeypatch.setattr(teaching.Trainer, "validate", lambda _: (0.5, 1.0))
-    tell(app, "teach")
-    assert "stays as it was" in app.view.teaching["says"]
-    assert all(torch.equal(value, before[name]) for name, value in app.recognizer.model.state_dict().items())
+    tell(pupil, "teach")
+    assert "stays as it was" in pupil.view.teaching["says"]
+    assert all(torch.equal(value, before[name]) for name, value in pupil.recognizer.model.state_dict().items())
 
 
 def test_too_few_lines_to_learn_from_are_said(app):
