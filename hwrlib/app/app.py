@@ -19,7 +19,8 @@ from hwrlib.app.teaching import teach
 from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, strokes_to_line
 from hwrlib.ctc import Reading
 from hwrlib.data import SAMPLE, load_lines
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.page.lines import NO_WRITING
 from hwrlib.recognizer import PageReading, Recognizer, turn_back
 

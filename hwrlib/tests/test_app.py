@@ -19,7 +19,8 @@ from hwrlib.app.app import ReadingApp
 from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, strokes_to_line
 from hwrlib.beam import PrefixBeam
 from hwrlib.data import DataError, load_lines
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.model import CRNN
 from hwrlib.page.lines import find_lines
 from hwrlib.recognizer import Recognizer
