@@ -2,9 +2,11 @@
 
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet, AlphabetError
 from hwrlib.data import DataError, load_lines
-from hwrlib.images import ImageError, prepare, undo
-from hwrlib.model import CRNN, load_reference_checkpoint
+from hwrlib.image_files import ImageError
+from hwrlib.images import prepare, undo
+from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer
+from hwrlib.reference import load_reference_checkpoint
 
 __all__ = [
     "CRNN",

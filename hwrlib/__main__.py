@@ -5,8 +5,10 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from hwrlib.archive.formats import FORMATS, ReadPage, write_page
 from hwrlib.archive.sources import find_files, find_items, iter_pages
 from hwrlib.batches import cut_words, prepare_lines, rehearse
 from hwrlib.data import DataError, load_lines, load_strokes, training_lines
-from hwrlib.images import MOST_BYTES, ImageError, load_page
+from hwrlib.image_files import MOST_BYTES, ImageError, load_page
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN, export_onnx
 from hwrlib.recognizer import WEIGHTS, Recognizer, load_recognizer
@@ -147,6 +149,28 @@ def evaluate(options: argparse.Namespace) -> int:
     return int(bool(failures))
 
 
+def app(options: argparse.Namespace) -> int:
+    """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
+    if not importlib.util.find_spec("voila"):
+        raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
+    from voila.app import Voila
+
+    here = Path(__file__).resolve().parent
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), *filter(None, paths)])
+    os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
+    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
+    arguments = [str(here / "app" / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
+    arguments += ["--MappingKernelManager.cull_idle_timeout=3600", "--MappingKernelManager.cull_interval=300"]
+    arguments += [] if options.browser else ["--no-browser"]
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        token = secrets.token_hex(24)
+        arguments += [f"--token={token}"]
+        print(f"Only who has the token gets in: http://{options.host}:{options.port}/?token={token}", flush=True)
+    Voila.launch_instance(argv=arguments)
+    return 0
+
+
 def _complain(error: Exception | str, name: str = "") -> str:
     """Say in one line on standard error what is wrong, and with what."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -210,7 +234,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | archive | export")
+    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app | archive | export")
 
     def add(command, about: str):
         added = commands.add_parser(command.__name__, help=about, description=about)
@@ -243,18 +267,25 @@ def _parser() -> argparse.ArgumentParser:
     three("--report", type=Path, metavar="FILE", help="write counts, rates and confusions (JSON, no text)")
     three("--predictions", type=Path, metavar="FILE", help="write each line's reading (.csv or .parquet)")
 
-    four = add(archive, "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
-    four("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
-    four("output", type=Path, help="folder of the result: parquet files, one row a page")
-    four("--format", action="append", choices=list(FORMATS), default=[], help="one more file a page; may be repeated")
-    four("--workers", type=int, metavar="N", help="processes that read (default: one a GPU, or one a CPU)")
-    four("--address", help='of a Ray cluster, or "auto" (default: this machine alone)')
+    four = add(app, "Open the app in the browser: a drawing pad, pictures, corrections.")
+    four("--port", type=int, default=8866)
+    four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
+    four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
+    four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+    four("--no-browser", dest="browser", action="store_false", help="only serve")
 
-    five = add(export, "Write the network as an ONNX file: log-probabilities for one line of any width.")
-    five("output", type=Path, metavar="MODEL.onnx")
-    five("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+    five = add(archive, "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
+    five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
+    five("output", type=Path, help="folder of the result: parquet files, one row a page")
+    five("--format", action="append", choices=list(FORMATS), default=[], help="one more file a page; may be repeated")
+    five("--workers", type=int, metavar="N", help="processes that read (default: one a GPU, or one a CPU)")
+    five("--address", help='of a Ray cluster, or "auto" (default: this machine alone)')
 
-    for command, decoder in ((one, "language"), (three, "greedy"), (four, "language")):
+    six = add(export, "Write the network as an ONNX file: log-probabilities for one line of any width.")
+    six("output", type=Path, metavar="MODEL.onnx")
+    six("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+
+    for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
         command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
         command("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast here")

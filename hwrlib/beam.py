@@ -14,7 +14,7 @@ from hwrlib.alphabet import Alphabet
 from hwrlib.ctc import Character, Reading, checked, forced_align, greedy, path_confidence
 from hwrlib.language import BOUNDARY, Language
 
-ALPHA, BETA = 0.6, 1.25  # tuned on every third of 467 IAM validation lines
+ALPHA, BETA = 0.6, 1.0  # tuned on every third of 467 IAM validation lines
 WORD_BONUS = 1.0  # natural log of what finishing a word of the list is worth
 
 
@@ -152,7 +152,7 @@ class PrefixBeam:
     def __init__(
         self,
         language: Language | None = None,
-        width: int = 16,
+        width: int = 32,
         alpha: float = ALPHA,
         beta: float = BETA,
         words: Iterable[str] | None = None,

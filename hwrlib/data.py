@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.images import FORMATS, ImageError, open_image
+from hwrlib.image_files import FORMATS, ImageError, open_image
 from hwrlib.strokes import render_strokes
 
 SAMPLE = Path(__file__).parent / "samples"

@@ -267,7 +267,7 @@ def report(references: Sequence[str], predictions: Sequence[str]) -> dict:
         "without_spaces_before_punctuation": score(*closed),
         "classes": accuracy_by(table, "class").to_dict("index"),
         "characters": accuracy_by(table, "reference").to_dict("index"),
-        "confusions": confusions(table).head(25).to_numpy().tolist(),
+        "confusions": confusions(table).head(100).to_numpy().tolist(),
         "merges": merges(table).head(25).to_numpy().tolist(),
         "bootstrap": {"samples": SAMPLES, "seed": SEED},
     }

@@ -3,12 +3,9 @@
 import contextlib
 import copy
 import functools
-import io
 import json
-import pickletools
 import re
 import warnings
-import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -16,20 +13,14 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hwrlib.alphabet import IAM, Alphabet, AlphabetError
+from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.ctc import frames
+from hwrlib.weights import explained, fill, one_line, read_config
 
 FILES = ["config.json", "model.safetensors"]
-LARGEST_CONFIG = 200_000  # bytes: tens of thousands of characters
-LARGEST_CHECKPOINT = 400_000_000  # bytes unpacked: the reference's has 110 million, its optimiser's state included
-RECORDS = r"byteorder|data\.pkl|data/\d+|version"  # of a checkpoint, those that torch.load needs
-GLOBALS = r"__main__ CharacterMapper|collections OrderedDict|torch (Float|Long)Storage|torch\._utils _rebuild_tensor_v2"
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used; the message names the file and says why."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -> list[nn.Module]:
@@ -113,13 +104,14 @@ class CRNN(
                 folder = Path(snapshot_download(str(source), allow_patterns=FILES, **options))
             except OSError as error:  # no such name, no access or no network
                 raise FileNotFoundError(
-                    f"{source}: no folder, and not to be had from the Hub: {_one_line(error)}"
+                    f"{source}: no folder, and not to be had from the Hub: {one_line(error)}"
                 ) from error
         config, weights = (folder / name for name in FILES)
-        with _explained(config):
-            model = _from_config(config)
-        with _explained(weights):
-            return _fill(model, load_file(weights))
+        with explained(config):
+            settings = read_config(config)
+            model = cls(Alphabet(settings["alphabet"]), settings["width_divisor"], settings.get("calibration"))
+        with explained(weights):
+            return fill(model, load_file(weights))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Save what the network is now; the mixin would write what it was made with."""
@@ -200,6 +192,21 @@ def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
     return torch.cat([x[..., :narrowest], x[..., narrowest:].masked_fill(beyond[:, None, None], 0)], dim=-1)
 
 
+def fused(model: CRNN) -> CRNN:
+    """A copy for reading: each convolution does the work of its batch norm as well, which spares a pass over the maps.
+
+    Chapter 3: notebooks/03_build_the_crnn.ipynb.
+
+    Arguments:
+        model: a trained network; what it learns later has no effect on the copy.
+    """
+    copied = copy.deepcopy(model).eval()
+    for k, layer in enumerate(copied.cnn):
+        if isinstance(layer, nn.BatchNorm2d):
+            copied.cnn[k - 1], copied.cnn[k] = fuse_conv_bn_eval(copied.cnn[k - 1], layer), nn.Identity()
+    return copied.requires_grad_(False)
+
+
 class AuxiliaryHead(nn.Module):
     """The network with a second CTC head after the convolutions, which then learn without waiting for the LSTM.
 
@@ -256,6 +263,10 @@ def layer_table(model: CRNN, width: int = 1700) -> pd.DataFrame:
     return table
 
 
+def _are_numbers(values, lowest: float, highest: float) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and lowest <= v <= highest for v in values)
+
+
 def export_onnx(model: CRNN, path: str | Path) -> None:
     """Write the network as an ONNX file that reads one line of any width.
 
@@ -283,99 +294,3 @@ class _OneLine(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         sequence = self.model.map2seq(self.model.cnn(image).permute(0, 3, 1, 2).flatten(2))
         return self.model.fc(self.model.rnn(sequence)[0]).log_softmax(-1)
-
-
-def _are_numbers(values, lowest: float, highest: float) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and lowest <= v <= highest for v in values)
-
-
-def _one_line(error: Exception) -> str:
-    text = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
-    return " ".join(text.split())[:300]
-
-
-@contextlib.contextmanager
-def _explained(file: Path):
-    """Turn whatever goes wrong while weights are read from a file into a WeightsError of one line that names it."""
-    try:
-        if not file.is_file():
-            raise ValueError("no such file")
-        with file.open("rb") as stream:
-            if stream.read(40).startswith(b"version https://git-lfs"):
-                raise ValueError("a Git LFS pointer; fetch the file itself, with `git lfs pull`")
-        yield
-    except Exception as error:  # whatever a damaged or hostile file makes json, safetensors, zipfile and torch raise
-        raise WeightsError(f"{file}: no weights of this network: {_one_line(error)}") from error
-
-
-def _from_config(file: Path) -> CRNN:
-    """The untrained network that a config.json describes."""
-    if file.stat().st_size > LARGEST_CONFIG:
-        raise ValueError(f"over {LARGEST_CONFIG:,} bytes of settings")
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(settings, dict) or not {"alphabet", "width_divisor"} <= settings.keys():
-        raise ValueError("no alphabet or no width_divisor in it; save the weights again with save_pretrained")
-    return CRNN(Alphabet(settings["alphabet"]), settings["width_divisor"], settings.get("calibration"))
-
-
-def _fill(model: CRNN, tensors: dict[str, torch.Tensor]) -> CRNN:
-    """The network with these tensors, ready to read; all must be there, no other, in their shapes, and finite."""
-    model.load_state_dict(tensors)
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite (NaN or inf)")
-    return model.eval()
-
-
-class CharacterMapper:
-    """Stands in for the class of that name which the reference pickled into its checkpoint."""
-
-
-def load_reference_checkpoint(path: str | Path) -> CRNN:
-    """The reference's published ``best_model.pth`` as a CRNN, without unpickling anything but its character mapper.
-
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Arguments:
-        path: the file; its ``model_state_dict`` and ``char_mapper`` (``char2idx``) are used.
-
-    Raises:
-        FileNotFoundError: no such file.
-        WeightsError: over 400 MB unpacked, anything else in it than tensors, plain values and that one class, or no
-            checkpoint of this network.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    with _explained(path), torch.serialization.safe_globals([(CharacterMapper, "__main__.CharacterMapper")]):
-        checkpoint = torch.load(_repacked(path), map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict) or not {"model_state_dict", "char_mapper"} <= checkpoint.keys():
-            raise ValueError("no model_state_dict or no char_mapper in it")
-        labels = checkpoint["char_mapper"].char2idx
-        characters = [c for c in sorted(labels, key=labels.get) if labels[c] > 0]
-        if [labels[c] for c in characters] != list(range(1, len(characters) + 1)):
-            raise AlphabetError(f"its labels do not run from 1 to {len(characters)}")
-        return _fill(CRNN(Alphabet("".join(characters))), checkpoint["model_state_dict"])
-
-
-def _repacked(path: Path) -> io.BytesIO:
-    """A checkpoint in a zip of our own: torch reads what was checked here, and nothing else.
-
-    The file itself can look different to Python's zip reader and to torch's. What is stored, not compressed, cannot
-    grow beyond the file. And even torch's careful unpickler makes a bytearray of any length, so names are checked.
-    """
-    with zipfile.ZipFile(path) as source:
-        records = source.infolist()
-        unpacked = sum(record.file_size for record in records)
-        if unpacked > LARGEST_CHECKPOINT or any(record.compress_type != zipfile.ZIP_STORED for record in records):
-            raise ValueError(f"{unpacked:,} bytes unpacked, or compressed, which torch.save does not do")
-        contents = {record.filename.partition("/")[2]: source.read(record) for record in records}
-    for opcode, argument, _ in pickletools.genops(contents.get("data.pkl", b"")):
-        if "GLOBAL" in opcode.name and not re.fullmatch(GLOBALS, str(argument)):
-            raise ValueError(f"{argument} in it, which a checkpoint does not need")
-    with zipfile.ZipFile(repacked := io.BytesIO(), "w") as target:
-        for name in contents:
-            if re.fullmatch(RECORDS, name):
-                target.writestr(f"checkpoint/{name}", contents[name])
-    repacked.seek(0)
-    return repacked

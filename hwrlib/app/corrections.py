@@ -1,11 +1,13 @@
 """Corrected lines kept in a folder that a training reads: images beside metadata.jsonl (chapters 7 and 8)."""
 
+import contextlib
 import io
 import json
 import os
 import secrets
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from filelock import FileLock
 from PIL import Image
 
 from hwrlib.data import METADATA, DataError, inside, read_metadata
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.image_files import load_page
+from hwrlib.images import prepare_pixels
 
 ROWS, TABLE = METADATA  # JSON Lines, where a text stays what it is, and CSV, which turns "NA" and "007" into no text
 
@@ -59,6 +62,30 @@ def keep(folder: str | Path, image: str | Path | bytes | np.ndarray | Image.Imag
     return path
 
 
+def count(folder: str | Path) -> int:
+    """How many lines are kept in a folder; 0 where there is none.
+
+    Raises:
+        DataError: rows that cannot be read.
+    """
+    metadata = inside(folder, ROWS)
+    return len(read_metadata(metadata)) if metadata.exists() else 0
+
+
+def forget(path: Path) -> None:
+    """Take a line back that :func:`keep` has kept: its row first, then its image.
+
+    Raises:
+        DataError: no row names this image, or the rows cannot be read.
+    """
+    with _rows(path.parent) as (rows, replace):
+        left = [row for row in rows.splitlines(keepends=True) if row.strip() and _name(row) != path.name]
+        if len(left) == len([row for row in rows.splitlines() if row.strip()]):
+            raise DataError(f"{path}: no row of {ROWS} names it any more")
+        replace(b"".join(left))
+    path.unlink(missing_ok=True)
+
+
 def as_zip(folder: str | Path) -> bytes:
     """The kept lines as one zip file: metadata.jsonl and the images that it names.
 
@@ -91,18 +118,33 @@ def _tidied(text: str) -> str:
 
 
 def _append(folder: Path, row: str) -> None:
-    """Put a row below those of the folder, while no other process does."""
+    """Put a row below those of the folder."""
+    with _rows(folder) as (rows, replace):
+        end = b"" if not rows or rows.endswith(b"\n") else b"\n"
+        replace(rows + end + row.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _rows(folder: Path) -> Iterator[tuple[bytes, Callable[[bytes], None]]]:
+    """The rows of the folder, checked, and a function that replaces them as a whole, while no other process does."""
     path, new = folder / ROWS, folder / f".{ROWS}.new"
+
+    def replace(rows: bytes) -> None:
+        new.unlink(missing_ok=True)  # of a crash
+        _write(new, rows)
+        os.replace(new, path)
+
     with FileLock(folder / f".{ROWS}.lock"):
         if (folder / TABLE).exists():
             raise DataError(f"{folder}: its rows are in {TABLE}, which is left as it is; keep lines in another folder")
         rows = path.read_bytes() if path.exists() else b""
         if rows:
             read_metadata(path)  # what cannot be read is for a person to mend, not for a program to add to
-        end = b"" if not rows or rows.endswith(b"\n") else b"\n"
-        new.unlink(missing_ok=True)  # of a crash
-        _write(new, rows + end + row.encode() + b"\n")
-        os.replace(new, path)
+        yield rows, replace
+
+
+def _name(row: bytes) -> str:
+    return json.loads(row.removeprefix(b"\xef\xbb\xbf"))["file_name"]
 
 
 def _write(path: Path, content: bytes) -> None:

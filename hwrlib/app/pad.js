@@ -1,54 +1,57 @@
-// A pad for one line of handwriting. Its strokes are those of hwrlib.strokes.render_strokes: one flat list
-// [x0, y0, x1, y1, ...] for each time the pen was down, in pixels, y downwards. SVG stays sharp on every screen.
-const HEIGHT = 180;
-const BASELINE = 120;
+// A pad for handwriting. Its strokes are those of hwrlib.strokes.render_strokes: one flat list [x0, y0, x1, y1, ...] for
+// each time the pen was down, in pixels, y downwards; `rows` has the line of each. SVG stays sharp on every screen.
+const ROW = 170; // px of height for a line
+const BASELINE = 112;
 const PAUSE = 400; // ms without a pen on the pad after which the strokes go to Python
+const PALM = 2000; // ms after the pen in which a touch is the hand that holds it
+const LABEL =
+  "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y does again, Escape clears.";
 
-const MARKUP = `
-  <svg tabindex="0" role="application" aria-keyshortcuts="Control+Z Escape Delete" height="${HEIGHT}"
-    aria-label="Drawing pad: write one line with mouse, pen or finger. Control+Z takes a stroke back, Escape clears.">
-    <line class="hwr-baseline" x1="0" x2="100%" y1="${BASELINE}" y2="${BASELINE}" />
-    <g></g>
-  </svg>
-  <div class="hwr-bar">
-    <button type="button" aria-label="Undo the last stroke">Undo</button>
-    <button type="button" aria-label="Clear the pad">Clear</button>
-    <span role="status" aria-live="polite"></span>
-  </div>`;
+function svg(tag, attributes = {}) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+}
 
 function render({ model, el }) {
   el.classList.add("hwr-pad");
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves our keys to us
-  el.innerHTML = MARKUP;
-  const sheet = el.querySelector("svg");
-  const ink = el.querySelector("g");
-  const status = el.querySelector("span");
-  const [undoButton, clearButton] = el.querySelectorAll("button");
-  let strokes = []; // {points, pressures, line}
-  let current = null;
-  let penSeen = false;
+  const sheet = svg("svg", { tabindex: 0, role: "application", "aria-label": LABEL });
+  const [baselines, ink] = [svg("g"), svg("g")];
+  const status = make("span", { role: "status", "aria-live": "polite", class: "hwr-small" });
+  const undoButton = button("Undo", () => step(past, future));
+  const redoButton = button("Redo", () => step(future, past));
+  const clearButton = button("Clear", () => change({ strokes: [], lines: 1 }));
+  const lineButton = button("New line", newLine);
+  sheet.append(baselines, ink);
+  el.append(sheet, make("div", { class: "hwr-bar" }, undoButton, redoButton, clearButton, lineButton, status));
+
+  let now = { strokes: [], lines: 1 }; // what is on the pad; never changed, only replaced: so Clear is undone, too
+  let past = [];
+  let future = [];
+  let current = null; // the stroke {points, pressures, row} under the pen
+  let lastPen = -Infinity;
   let timer = 0;
 
-  const lists = () => strokes.map((stroke) => stroke.points);
+  const drawn = () => (current ? [...now.strokes, current] : now.strokes);
+  const lists = () => now.strokes.map(({ points }) => points);
 
-  function begin(points = []) {
-    const line = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-    const stroke = { points, pressures: [], line };
-    ink.append(line);
-    strokes.push(stroke);
-    return stroke;
-  }
-
-  function draw({ points, pressures, line }) {
+  function line({ points, pressures }) {
     const mean = pressures.length ? pressures.reduce((a, b) => a + b) / pressures.length : 0.5; // a mouse has 0.5
-    line.setAttribute("stroke-width", (1.5 + 3 * mean).toFixed(2));
-    line.setAttribute("points", (points.length === 2 ? [...points, ...points] : points).join(" ")); // a dot
+    const path = points.length === 2 ? [...points, ...points] : points; // a dot
+    return svg("polyline", { points: path.join(" "), "stroke-width": (1.5 + 3 * mean).toFixed(2) });
   }
 
   function show() {
-    const count = strokes.length;
+    const count = now.strokes.length;
+    ink.replaceChildren(...drawn().map(line));
+    const levels = Array.from({ length: now.lines }, (_, k) => k * ROW + BASELINE);
+    baselines.replaceChildren(...levels.map((y) => svg("line", { class: "hwr-baseline", x1: 0, x2: "100%", y1: y, y2: y })));
     status.textContent = count === 0 ? "Nothing written yet" : count === 1 ? "1 stroke" : `${count} strokes`;
-    undoButton.disabled = clearButton.disabled = count === 0;
+    undoButton.disabled = !past.length;
+    redoButton.disabled = !future.length;
+    clearButton.disabled = !count && now.lines === 1;
+    lineButton.disabled = !now.strokes.some(({ row }) => row === now.lines - 1);
     fit();
   }
 
@@ -57,22 +60,48 @@ function render({ model, el }) {
     if (!width) return; // not on the screen yet
     const right = Math.max(0, ...lists().flat().filter((_, k) => k % 2 === 0));
     const needed = Math.max(width, right + 10); // a narrower window shows the writing smaller
-    sheet.setAttribute("viewBox", `0 0 ${needed} ${(HEIGHT * needed) / width}`);
+    sheet.setAttribute("viewBox", `0 0 ${needed} ${now.lines * ROW}`);
+    sheet.style.height = `${Math.round((now.lines * ROW * width) / needed)}px`;
+  }
+
+  function replace(next) {
+    now = next;
+    show();
+    clearTimeout(timer);
+    timer = setTimeout(save, PAUSE);
+  }
+
+  function change(next) {
+    if (current) return;
+    past.push(now);
+    future = [];
+    replace(next);
+  }
+
+  function step(from, to) {
+    if (current || !from.length) return;
+    to.push(now);
+    replace(from.pop());
+  }
+
+  function newLine() {
+    if (!lineButton.disabled) change({ ...now, lines: now.lines + 1 });
   }
 
   function save() {
-    clearTimeout(timer);
     timer = 0;
+    model.set("rows", now.strokes.map(({ row }) => row));
     model.set("strokes", lists().map((points) => [...points]));
     model.save_changes();
+    ask(model, { kind: "here" }, [], () => (status.textContent = SILENT));
   }
 
   function load() {
-    const wanted = model.get("strokes");
+    const [wanted, rows] = [model.get("strokes"), model.get("rows")];
     if (JSON.stringify(wanted) === JSON.stringify(lists())) return;
-    strokes = [];
-    ink.replaceChildren();
-    wanted.forEach((points) => draw(begin([...points])));
+    const strokes = wanted.map((points, k) => ({ points: [...points], pressures: [], row: rows[k] ?? 0 }));
+    past.push(now);
+    now = { strokes, lines: 1 + Math.max(0, ...strokes.map(({ row }) => row)) };
     show();
   }
 
@@ -84,63 +113,47 @@ function render({ model, el }) {
       current.points.push(Math.round(x * 10) / 10, Math.round(y * 10) / 10);
       if (pressure) current.pressures.push(pressure);
     }
-    draw(current);
+    if (event.pointerType === "pen") lastPen = performance.now();
+    ink.children[now.strokes.length]?.remove();
+    ink.append(line(current));
   }
 
   function down(event) {
-    penSeen ||= event.pointerType === "pen";
-    const palm = penSeen && event.pointerType === "touch";
+    const palm = event.pointerType === "touch" && performance.now() - lastPen < PALM;
+    if (current && event.pointerType === "pen" && current.type === "touch") current = null; // the hand came first
     if (current || event.button !== 0 || palm) return;
     event.preventDefault();
     clearTimeout(timer);
     sheet.focus({ preventScroll: true });
     sheet.setPointerCapture(event.pointerId);
-    current = begin();
-    current.pointer = event.pointerId;
+    current = { points: [], pressures: [], row: now.lines - 1, pointer: event.pointerId, type: event.pointerType };
     add(event);
-  }
-
-  function move(event) {
-    if (current?.pointer === event.pointerId) add(event);
   }
 
   function up(event) {
     if (current?.pointer !== event.pointerId) return;
+    const { points, pressures, row } = current;
     current = null;
-    show();
-    timer = setTimeout(save, PAUSE);
-  }
-
-  function undo() {
-    if (current || !strokes.length) return;
-    strokes.pop().line.remove();
-    show();
-    save();
-  }
-
-  function clear() {
-    if (current || !strokes.length) return;
-    strokes = [];
-    ink.replaceChildren();
-    show();
-    save();
+    change({ ...now, strokes: [...now.strokes, { points, pressures, row }] });
   }
 
   function key(event) {
-    const wanted = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" ? undo
-      : event.key === "Escape" || event.key === "Delete" ? clear : null;
+    const [control, name] = [event.ctrlKey || event.metaKey, event.key.toLowerCase()];
+    const wanted =
+      control && (name === "y" || (name === "z" && event.shiftKey)) ? redoButton
+      : control && name === "z" ? undoButton
+      : event.target === sheet && (name === "escape" || name === "delete") ? clearButton
+      : event.target === sheet && name === "enter" ? lineButton : null;
     if (!wanted) return;
     event.preventDefault();
     event.stopPropagation();
-    wanted();
+    wanted.click();
   }
 
   sheet.addEventListener("pointerdown", down);
-  sheet.addEventListener("pointermove", move);
+  sheet.addEventListener("pointermove", (event) => current?.pointer === event.pointerId && add(event));
   sheet.addEventListener("pointerup", up);
   sheet.addEventListener("pointercancel", up);
-  undoButton.addEventListener("click", undo);
-  clearButton.addEventListener("click", clear);
   el.addEventListener("keydown", key);
   model.on("change:strokes", load);
   const resized = new ResizeObserver(fit);

@@ -1,42 +1,62 @@
-"""Read your own handwriting in a notebook: a drawing pad, uploads, and corrections kept (chapter 7)."""
+"""The three widgets of the app, each a class here and a front end in JavaScript (chapter 7)."""
 
-import html
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anywidget
-import ipywidgets
 import numpy as np
 import traitlets
-from PIL import Image
 
-from hwrlib.app.corrections import as_zip, keep
-from hwrlib.app.views import download_html, error_html, line_html, page_html
-from hwrlib.ctc import Reading
-from hwrlib.data import SAMPLE, load_lines
-from hwrlib.images import load_page, prepare_pixels
-from hwrlib.page.lines import NO_WRITING, crop_line, find_lines
-from hwrlib.recognizer import Recognizer
 from hwrlib.strokes import render_strokes
 
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
+HERE = Path(__file__).parent
 
-Shown = tuple[str, list[ipywidgets.Widget]]  # a result as HTML, and a row to correct each of its lines
+
+def _front(name: str) -> str:
+    return (HERE / "common.js").read_text(encoding="utf-8") + (HERE / f"{name}.js").read_text(encoding="utf-8")
 
 
 class DrawingPad(anywidget.AnyWidget):
-    """A pad to write one line on, with mouse, pen or finger.
+    """A pad to write on, line by line, with mouse, pen or finger.
 
     ``strokes`` holds what was written: for each time the pen was down a flat list x0, y0, x1, y1, ... in pixels, y
-    downwards. It changes when the pen has rested for 0.4 s, and on undo and clear; setting it draws. Control+Z takes a
-    stroke back, Escape clears. The front end is pad.js and pad.css.
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
+    downwards; ``rows`` the line of each stroke, from 0. They change when the pen has rested for 0.4 s; setting them
+    draws. The front end is pad.js and app.css. Chapter 7: notebooks/07_read_your_handwriting.ipynb.
     """
 
-    _esm = Path(__file__).parent / "pad.js"
-    _css = Path(__file__).parent / "pad.css"
+    _esm = _front("pad")
+    _css = HERE / "app.css"
     strokes = traitlets.List().tag(sync=True)
+    rows = traitlets.List().tag(sync=True)
+
+
+class Pictures(anywidget.AnyWidget):
+    """Buttons to choose, drop, paste or take a picture, which the browser shrinks before it sends it (pictures.js)."""
+
+    _esm = _front("pictures")
+    _css = HERE / "app.css"
+    shown = traitlets.Bool(False).tag(sync=True)  # whether a picture is what was read last
+    kind = traitlets.Unicode().tag(sync=True)  # how it is read: "line", "page" or "" for whatever it seems to be
+
+
+class ReadingView(anywidget.AnyWidget):
+    """What was read, line by line, and what can be done with it (reading.js)."""
+
+    _esm = _front("reading")
+    _css = HERE / "app.css"
+    status = traitlets.Unicode().tag(sync=True)
+    error = traitlets.Unicode().tag(sync=True)
+    busy = traitlets.Bool(False).tag(sync=True)
+    number = traitlets.Int(0).tag(sync=True)  # of the reading: an answer to an older one is none
+    mode = traitlets.Unicode().tag(sync=True)  # "page", or "lines" for lines alone
+    picture = traitlets.Bytes(b"").tag(sync=True)
+    size = traitlets.List([0, 0]).tag(sync=True)  # width and height in whose pixels boxes and columns are
+    boxes = traitlets.List().tag(sync=True)  # one a line that was found, read or not yet
+    lines = traitlets.List().tag(sync=True)  # those that have been read
+    kept = traitlets.Int(0).tag(sync=True)
+    undoable = traitlets.Bool(False).tag(sync=True)
+    place = traitlets.Unicode().tag(sync=True)
+    visitors = traitlets.Bool(False).tag(sync=True)  # whether each visitor has a folder of his own
+    teaching = traitlets.Dict().tag(sync=True)
 
 
 class _Typical:
@@ -65,131 +85,3 @@ def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
     (128, 152)
     """
     return render_strokes(strokes, _Typical())
-
-
-class ReadingApp(ipywidgets.VBox):
-    """A pad and an upload button; whatever they get is read and shown at once, and can be corrected and kept.
-
-    Everything stays in the kernel. What is a line and what a page is decided by :meth:`hwrlib.Recognizer.read_page`.
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
-    Arguments:
-        recognizer: with a beam for a decoder it shows alternatives.
-        folder: where corrected lines are kept; made when the first is. See :func:`hwrlib.app.corrections.keep`.
-    """
-
-    def __init__(self, recognizer: Recognizer, folder: str | Path = "my_lines"):
-        self.recognizer, self.folder = recognizer, Path(folder)
-        self.pad = DrawingPad()
-        self.upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="Upload an image")
-        self.upload.layout.width = "auto"
-        self.line, self.page = _button("Sample line"), _button("Sample page")
-        self.note, self.result, self.lines = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.VBox()
-        self.download, self.file = _button("Download the kept lines"), ipywidgets.HTML()
-        hint = ipywidgets.HTML("Write one line on the pad, or upload the image of a line or of a whole page.")
-        inputs, outputs = _row(self.upload, self.line, self.page), _row(self.download, self.file)
-        super().__init__([hint, self.pad, inputs, self.note, self.result, self.lines, outputs])
-        self.pad.observe(self._on_strokes, "strokes")
-        self.upload.observe(self._on_upload, "value")
-        self.line.on_click(self._on_sample_line)
-        self.page.on_click(self._on_sample_page)
-        self.download.on_click(self._on_download)
-        self._on_sample_line()
-
-    def show(self, image: str | Path | bytes | np.ndarray | Image.Image, name: str = "the image") -> None:
-        """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
-        self._show(lambda: self._read(load_page(image)), name)
-
-    def _show(self, read: Callable[[], Shown], name: str) -> None:
-        self.note.value = _status(f"Reading {name} …")
-        begin = time.perf_counter()
-        try:
-            self.result.value, self.lines.children = read()
-        except FAILURES as error:
-            self.result.value, self.lines.children = error_html(f"{name}: {_why(error)}"), []
-            self.note.value = ""
-        else:
-            self.note.value = _status(f"Read {name} in {time.perf_counter() - begin:.2f} s.")
-
-    def _read(self, page: np.ndarray) -> Shown:
-        readings = self.recognizer.read_page(page)
-        if not readings:
-            raise ValueError(NO_WRITING)
-        upright = np.ascontiguousarray(np.rot90(page, -readings[0].rotation // 90))
-        if len(readings) == 1:
-            return self._line(upright, readings[0])
-        # Each line is found again: what is kept is its own image, which a reading does not hold.
-        rows = [
-            self._correction(line.image, reading.text, f"Line {k}")
-            for k, (line, reading) in enumerate(zip(find_lines(upright), readings, strict=True), 1)
-        ]
-        return page_html(page, readings), rows
-
-    def _read_strokes(self, strokes: list[list[float]]) -> Shown:
-        line = strokes_to_line(strokes)
-        return self._line(line, self.recognizer.read(line))
-
-    def _line(self, image: np.ndarray, reading: Reading) -> Shown:
-        crop = crop_line(image)  # as the recognizer has read it
-        line = image if crop is None else crop.image
-        pixels = prepare_pixels(line, width_divisor=self.recognizer.model.width_divisor)
-        return line_html(pixels, reading), [self._correction(line, reading.text, "Line")]
-
-    def _correction(self, image: np.ndarray, text: str, label: str) -> ipywidgets.HBox:
-        """A line's text to correct, with a button that keeps it."""
-        field = ipywidgets.Text(value=text, description=label, layout={"flex": "1 1 300px"})
-        field.style.description_width = "initial"
-        button, said = _button("Keep"), ipywidgets.HTML()
-
-        def on_click(_):
-            try:
-                path = keep(self.folder, image, field.value)
-            except FAILURES as error:
-                said.value = error_html(_why(error))
-            else:
-                said.value = _status(f"Kept as {path}")
-                field.disabled = button.disabled = True  # an image has one text; later changes go to metadata.jsonl
-
-        button.on_click(on_click)
-        return _row(field, button, said)
-
-    def _on_strokes(self, change) -> None:
-        if change["new"]:
-            self._show(lambda: self._read_strokes(change["new"]), "your writing")
-        else:
-            self.note.value, self.result.value, self.lines.children = "", "", []
-
-    def _on_upload(self, change) -> None:
-        files = change["new"]  # ipywidgets 7: a dictionary by name, 8: a tuple
-        for file in files.values() if isinstance(files, dict) else files:
-            self.show(bytes(file["content"]), file.get("name") or file["metadata"]["name"])
-        if files:
-            self.upload.set_trait("value", type(files)())  # so that the same file can come again
-
-    def _on_sample_line(self, _=None) -> None:
-        self.show(load_lines("validation", "sample")[0]["image"], "line 1 of the sample (synthetic)")
-
-    def _on_sample_page(self, _=None) -> None:
-        self.show(SAMPLE / "page.png", "the sample page (synthetic)")
-
-    def _on_download(self, _=None) -> None:
-        try:
-            self.file.value = download_html(as_zip(self.folder), f"{self.folder.name}.zip")
-        except FAILURES as error:
-            self.file.value = error_html(_why(error))
-
-
-def _button(description: str) -> ipywidgets.Button:
-    return ipywidgets.Button(description=description, layout={"width": "auto"})
-
-
-def _row(*children) -> ipywidgets.HBox:
-    return ipywidgets.HBox(children, layout={"flex_flow": "row wrap"})
-
-
-def _status(message: str) -> str:
-    return f'<span role="status" aria-live="polite">{html.escape(message)}</span>'
-
-
-def _why(error: Exception) -> str:
-    return str(error).removeprefix("the bytes").removeprefix(":").strip()  # how hwrlib.images calls an upload

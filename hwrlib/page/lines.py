@@ -14,7 +14,7 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from PIL import Image
 
-from hwrlib.images import load_page
+from hwrlib.image_files import load_page
 from hwrlib.page.ink import SQUARE, Level, estimate_x_height, is_written, level_ink, spread
 
 OUTLINE = 17  # places along an edge: enough to follow a curved line
@@ -68,7 +68,7 @@ def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[Page
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        page: whatever :func:`hwrlib.images.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
+        page: whatever :func:`hwrlib.image_files.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
 
     Returns:
         one :class:`PageLine` a line; none for a page without writing. Lines side by side count as one line.

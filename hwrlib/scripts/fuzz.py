@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageFilter
 
-from hwrlib.images import ImageError, load_pages
+from hwrlib.image_files import ImageError, load_pages
 from hwrlib.recognizer import Recognizer
 
 SECONDS = 10

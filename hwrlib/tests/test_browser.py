@@ -1,4 +1,4 @@
-"""Chapter 7 in a real browser, as a person uses it: JupyterLab and Voila, driven in a headless Chromium.
+"""The app in a real browser, as a person uses it: alone and in chapter 7, driven in a headless Chromium.
 
 It needs Chromium with its driver and what `pip install .[browser]` brings; where one is missing it says so and skips.
 """
@@ -54,16 +54,11 @@ HELLO = [
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    """The folder that kept lines go to."""
-    return tmp_path_factory.mktemp("kept") / "lines"
-
-
-@pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder like the repository, so that what JupyterLab saves by itself does not change a chapter."""
     place = tmp_path_factory.mktemp("place")
-    (place / "hwrlib").symlink_to(ROOT / "hwrlib", target_is_directory=True)
+    for name in ("hwrlib", "charts"):
+        (place / name).symlink_to(ROOT / name, target_is_directory=True)
     (place / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / CHAPTER, place / "notebooks")
     (place / "jupyter_config" / "labconfig").mkdir(parents=True)
@@ -73,8 +68,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def serve(place, lines):
-    """A function that starts a Jupyter server and returns its address; all are stopped at the end."""
+def serve(place):
+    """A function that starts a server, waits for it and returns its address; all are stopped at the end."""
     started = []
 
     def start(*command):
@@ -84,20 +79,16 @@ def serve(place, lines):
         own = {
             f"{name}_DIR": str(place / name.lower()) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")
         }
-        own |= {
-            "HWR_DATA": "sample",
-            "HWR_LINES": str(lines),
-            "HWR_CHARTS": str(place),
-            "IPYTHONDIR": str(place / "ip"),
-        }
+        own |= {"HWR_DATA": "sample", "HWR_LINES": str(place / "lines"), "HWR_CHARTS": str(place / "runs")}
         log = place / f"{command[0]}.log"
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, "--no-browser", f"--port={port}"],
-                cwd=place, env=os.environ | own, stdout=output, stderr=subprocess.STDOUT,
+                cwd=place, env=os.environ | own | {"IPYTHONDIR": str(place / "ip")}, stdout=output, stderr=output,
             )  # fmt: skip
         started.append(process)
-        return f"http://127.0.0.1:{port}", process, log
+        wait_until_up(f"http://127.0.0.1:{port}", process, log)
+        return f"http://127.0.0.1:{port}"
 
     yield start
     for process in started:
@@ -105,23 +96,44 @@ def serve(place, lines):
         process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def alone(serve):
+    """The address of the app alone."""
+    return serve("hwrlib", "app", "--lines=lines")
+
+
 @pytest.fixture
-def driver(tmp_path):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, f"user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.page_load_strategy = "none"  # Voila's page is loaded only when the whole chapter has run
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.save_screenshot(str(tmp_path / "end.png"))
-    driver.quit()
+def browse(tmp_path):
+    """A function that opens a page as a new visitor, with a profile of its own; a phone is 390 px wide."""
+    drivers = []
+
+    def browse(address, phone=False):
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for flag in (*FLAGS, f"user-data-dir={tmp_path / f'profile {len(drivers)}'}"):
+            options.add_argument(f"--{flag}")
+        if phone:
+            metrics = {"width": 390, "height": 844, "pixelRatio": 2, "touch": True}
+            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+        options.page_load_strategy = "none"  # Voila's page is loaded only when the whole notebook has run
+        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+        driver = webdriver.Chrome(options, service)
+        drivers.append(driver)
+        if not phone:
+            metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        driver.get(address)
+        return driver
+
+    yield browse
+    for k, driver in enumerate(drivers):
+        driver.save_screenshot(str(tmp_path / f"end {k}.png"))
+        driver.quit()
 
 
 def wait(driver, condition, what):
     renewed = [StaleElementReferenceException]  # a widget drew itself again between the finding and the looking
-    return WebDriverWait(driver, PATIENCE, 0.5, renewed).until(condition, f"waited {PATIENCE} s for {what}")
+    return WebDriverWait(driver, PATIENCE, 0.2, renewed).until(condition, f"waited {PATIENCE} s for {what}")
 
 
 def find(driver, selector):
@@ -156,87 +168,152 @@ def kernel_is_idle(address):
         return False
 
 
-def button(driver, label):
-    return find(driver, f"//button[normalize-space()='{label}']")
+def press(driver, label):
+    """Click the button with these words."""
+    find(driver, f"//button[normalize-space()='{label}'][not(@disabled)]").click()
 
 
-def write(driver, strokes):
-    """Write on the pad with the mouse, and wait until it has been read."""
+def wait_for(driver, selector, words):
+    """Wait until one of these elements begins with these words."""
+    chosen = (By.CSS_SELECTOR, selector)
+    wait(driver, lambda _: any(e.text.startswith(words) for e in driver.find_elements(*chosen)), f"{words!r}")
+
+
+def write(driver, strokes, down=0):
+    """Write on the pad with the mouse."""
     pad = find(driver, ".hwr-pad svg")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", pad)
     size = pad.size
     actions = ActionChains(driver, duration=10)
     for stroke in strokes:
         for k, (x, y) in enumerate(stroke):
-            actions.move_to_element_with_offset(pad, round(x - size["width"] / 2), round(y - size["height"] / 2))
+            actions.move_to_element_with_offset(pad, round(x - size["width"] / 2), round(y + down - size["height"] / 2))
             if k == 0:
                 actions.click_and_hold()
         actions.release()
     actions.perform()
-    wait_for_note(driver, "Read your writing in")
 
 
-def wait_for_note(driver, words):
-    wait(driver, lambda _: any(words in e.text for e in driver.find_elements(By.CSS_SELECTOR, "[role=status]")), words)
-
-
-def read_text(driver):
-    shown = find(driver, ".hwr-text")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown)
-    return shown.text
+def texts(driver):
+    return [element.text for element in driver.find_elements(By.CSS_SELECTOR, ".hwr-text")]
 
 
 def upload(driver, path):
     """Choose a file as a person does; the dialog, which no driver can reach, is left out."""
-    driver.execute_script(
-        "HTMLInputElement.prototype.click = function () { document.body.append(this); this.style.display = 'block' }"
+    driver.find_element(By.CSS_SELECTOR, ".hwr-pictures input[type=file]").send_keys(str(path))
+
+
+def correct(driver, text, *keys):
+    field = find(driver, ".hwr-selected input[type=text]")
+    field.clear()
+    field.send_keys(text, *keys)
+
+
+def bottom(driver, selector):
+    return driver.execute_script("return arguments[0].getBoundingClientRect().bottom", find(driver, selector))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A photo of 20 megapixels of three lines, stored on its side, noisy: it has more bytes than a server takes."""
+    page = Image.open(ROOT / "hwrlib" / "samples" / "page.png").convert("L").crop((0, 0, 1200, 310))
+    grey = np.asarray(page.resize((8400, 2170)).rotate(90, expand=True)).astype(np.int16)
+    noisy = (grey + np.random.default_rng(0).integers(-30, 30, grey.shape, dtype=np.int16)).clip(0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    Image.fromarray(noisy.astype(np.uint8)).convert("RGB").save(path, quality=98, exif=exif)
+    assert path.stat().st_size > 10_000_000
+    return path
+
+
+def test_writing_is_read_corrected_kept_and_taken_back_and_visitors_are_apart(alone, browse, place):
+    driver, other = browse(alone), browse(alone)
+    for one in (driver, other):
+        wait_for(one, ".hwr-status", "Write on the pad")
+        write(one, HELLO)
+        wait_for(one, ".hwr-status", "Read your writing.")
+    assert bottom(driver, ".hwr-edit") < 800
+
+    find(driver, ".hwr-pad svg").send_keys(Keys.CONTROL, "z")
+    wait_for(driver, ".hwr-pad [role=status]", "5 strokes")
+    find(driver, ".hwr-pad svg").send_keys(Keys.CONTROL, "y")
+    wait_for(driver, ".hwr-pad [role=status]", "6 strokes")
+    find(driver, ".hwr-pad svg").send_keys(Keys.ESCAPE)
+    wait_for(driver, ".hwr-status", "Write on the pad")
+    assert texts(driver) == []
+    press(driver, "Undo")
+    wait_for(driver, ".hwr-status", "Read your writing.")
+    press(driver, "New line")
+    write(driver, HELLO, down=170)
+    wait(driver, lambda _: len(texts(driver)) == 2, "two lines")
+
+    driver.find_elements(By.CSS_SELECTOR, ".hwr-text")[0].click()
+    taken = find(driver, ".hwr-selected .hwr-other").text
+    find(driver, ".hwr-selected .hwr-other").click()
+    assert texts(driver)[0] == taken
+    correct(driver, 'hello, "<b>you</b>"', Keys.ENTER)
+    wait_for(driver, ".hwr-count", "1 line kept")
+    press(driver, "Keep all")
+    wait_for(driver, ".hwr-count", "2 lines kept")
+    press(driver, "Undo the last")
+    wait_for(driver, ".hwr-count", "1 line kept")
+
+    assert find(other, ".hwr-count").text == "0 lines kept"
+    (folder,) = (place / "lines").iterdir()
+    assert [text for _, text in read_metadata(folder / "metadata.jsonl")] == ['hello, "<b>you</b>"']
+    driver.get(alone)
+    wait_for(driver, ".hwr-status", "Write on the pad")
+    write(driver, HELLO)
+    wait_for(driver, ".hwr-count", "1 line kept")
+
+
+def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone, browse, photo, tmp_path):
+    driver = browse(alone, phone=True)
+    wait_for(driver, ".hwr-status", "Write on the pad")
+    small = "return [...document.querySelectorAll('.hwr-app :is(button, select)')].filter(e => e.offsetHeight % 44 > 0)"
+    assert driver.execute_script(f"{small}.map(e => e.textContent + e.offsetHeight)") == []
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= 390
+    write(driver, HELLO)
+    wait_for(driver, ".hwr-status", "Read your writing.")
+    assert bottom(driver, ".hwr-text") < 844
+
+    (tmp_path / "letter.pdf").write_bytes(b"%PDF-1.4")
+    upload(driver, tmp_path / "letter.pdf")
+    wait_for(driver, ".hwr-error", "letter.pdf: this is a PDF")
+    assert texts(driver) == []
+    upload(driver, photo)
+    wait(driver, lambda _: len(driver.find_elements(By.CSS_SELECTOR, ".hwr-picture rect")) == 3, "three boxes")
+    assert not [e.text for e in driver.find_elements(By.CSS_SELECTOR, ".hwr-error") if e.text]
+    wait_for(driver, ".hwr-status", "Read photo.jpg.")
+    assert len(texts(driver)) == 3
+    width, height = driver.execute_script(
+        "const e = document.querySelector('.hwr-picture img'); return [e.width, e.height]"
     )
-    find(driver, "//button[contains(., 'Upload an image')]").click()
-    wait(driver, lambda _: driver.find_elements(By.CSS_SELECTOR, "body > input[type=file]"), "the file input")
-    driver.find_element(By.CSS_SELECTOR, "body > input[type=file]").send_keys(str(path))
+    assert width > 2 * height
+    press(driver, "Rotate")
+    wait_for(driver, ".hwr-status", "Reading photo.jpg, turned by 90")
+    press(driver, "Stop")
+    wait_for(driver, ".hwr-status", "Stopped: ")
+    driver.find_element(By.CSS_SELECTOR, ".hwr-camera")
+    press(driver, "Back to the pad")
+    wait_for(driver, ".hwr-status", "Read your writing.")
 
 
-def test_the_chapter_in_jupyterlab(driver, serve, tmp_path, lines):
-    address, *server = serve("jupyterlab", "--allow-root", "--IdentityProvider.token=")
-    wait_until_up(address, *server)
-    driver.get(f"{address}/lab/tree/notebooks/{CHAPTER}")
+def test_the_chapter_in_jupyterlab(browse, serve, place, tmp_path):
+    address = serve("jupyterlab", "--allow-root", "--IdentityProvider.token=")
+    driver = browse(f"{address}/lab/tree/notebooks/{CHAPTER}")
     find(driver, ".jp-Notebook .jp-CodeCell")
     wait(None, lambda _: kernel_is_idle(address), "the kernel to be idle: what is run before gets lost")
     find(driver, "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']").click()
     find(driver, "//li[@data-command='runmenu:run-all']").click()
-    wait_for_note(driver, "Read line 1 of the sample")
-
+    wait_for(driver, ".hwr-status", "Write on the pad")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", find(driver, ".hwr-pictures"))
     write(driver, HELLO)
-    assert read_text(driver).strip()
+    wait_for(driver, ".hwr-status", "Read your writing.")
     driver.save_screenshot(str(tmp_path / "hello.png"))
-    assert find(driver, ".hwr-bar span").text == "6 strokes"
-    find(driver, ".hwr-pad svg").send_keys(Keys.CONTROL, "z")
-    assert find(driver, ".hwr-bar span").text == "5 strokes"
-    find(driver, ".hwr-pad svg").send_keys(Keys.ESCAPE)
-    wait(driver, lambda _: not driver.find_elements(By.CSS_SELECTOR, ".hwr-text"), "an empty result")
-    assert find(driver, ".hwr-bar span").text == "Nothing written yet"
-
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    upload(driver, tmp_path / "broken.png")
-    assert "broken.png: this is no image" in find(driver, ".hwr-error").text
     Image.open(ROOT / "hwrlib" / "samples" / "page.png").crop((60, 60, 1020, 140)).save(tmp_path / "line.png")
     upload(driver, tmp_path / "line.png")
-    wait_for_note(driver, "Read line.png in")
-    assert read_text(driver).strip()
-
-    field = find(driver, ".widget-text input")
-    field.clear()
-    field.send_keys('The night, "corrected"')
-    button(driver, "Keep").click()
-    wait_for_note(driver, "Kept as")
-    assert [text for _, text in read_metadata(lines / "metadata.jsonl")] == ['The night, "corrected"']
-
-
-def test_the_same_drawing_in_voila(driver, serve, tmp_path):
-    address, *server = serve("voila", f"notebooks/{CHAPTER}")
-    wait_until_up(address, *server)
-    driver.get(address)
-    wait_for_note(driver, "Read line 1 of the sample")
-    write(driver, HELLO)
-    assert read_text(driver).strip()
-    driver.save_screenshot(str(tmp_path / "hello.png"))
+    wait_for(driver, ".hwr-status", "Read line.png.")
+    correct(driver, 'The night, "corrected"', Keys.ENTER)
+    wait_for(driver, ".hwr-count", "1 line kept in ")
+    assert [text for _, text in read_metadata(place / "lines" / "metadata.jsonl")] == ['The night, "corrected"']

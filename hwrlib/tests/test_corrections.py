@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hwrlib.app import corrections
-from hwrlib.app.corrections import as_zip, keep
+from hwrlib.app.corrections import as_zip, count, forget, keep
 from hwrlib.data import DataError, load_lines
-from hwrlib.images import ImageError, load_grey
+from hwrlib.image_files import ImageError, load_grey
 
 ROOT = Path(corrections.__file__).parent.parent.parent
 TEXTS = ['"Yes", she said, and left.', "it's 5, 6 or 7", 'a "quoted" end"', "plain", "007", "Grüße, Ångström", "\\n"]
@@ -269,3 +269,22 @@ def test_an_image_that_is_gone_or_a_pipe_is_named(tmp_path):
         make(path)
         with pytest.raises(FileNotFoundError, match=path.name):
             as_zip(tmp_path)
+
+
+def test_the_lines_are_counted_and_the_last_taken_back(tmp_path):
+    assert count(tmp_path / "lines") == 0
+    paths = [keep(tmp_path / "lines", line(k), text) for k, text in enumerate(TEXTS)]
+    assert count(tmp_path / "lines") == len(TEXTS)
+    forget(paths[1])
+    assert [text for _, text in rows(tmp_path / "lines")] == [TEXTS[0], *TEXTS[2:]]
+    assert not paths[1].exists()
+    with pytest.raises(DataError, match="no row of"):
+        forget(paths[1])
+    assert count(tmp_path / "lines") == len(TEXTS) - 1
+
+
+def test_rows_of_others_stay_when_a_line_is_taken_back(tmp_path):
+    content = b"\xef\xbb\xbf" + ROW.replace(b"\n", b"\r\n")
+    (tmp_path / "metadata.jsonl").write_bytes(content)
+    forget(keep(tmp_path, line(), "new"))
+    assert (tmp_path / "metadata.jsonl").read_bytes() == content

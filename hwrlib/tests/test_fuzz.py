@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwrlib.images import ImageError
+from hwrlib.image_files import ImageError
 from hwrlib.scripts import fuzz
 
 FILES = {"line.png": fuzz.encoded(Image.fromarray(fuzz.drawing(24, 130)), "PNG"), "other.gif": b"GIF89a and more"}

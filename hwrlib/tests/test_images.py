@@ -14,17 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hwrlib import images
-from hwrlib.images import (
-    ImageError,
-    load_grey,
-    load_page,
-    load_pages,
-    open_image,
-    prepare,
-    prepare_pixels,
-    undo,
-)
+from hwrlib import image_files
+from hwrlib.image_files import ImageError, load_grey, load_page, load_pages, open_image
+from hwrlib.images import prepare, prepare_pixels, undo
 
 
 def drawn(height=64, width=640, paper=230, ink=30):
@@ -327,12 +319,12 @@ def test_heif_is_read_where_its_package_is_installed(monkeypatch):
     registered = []
     package = types.ModuleType("pillow_heif")
     package.register_heif_opener = lambda: registered.append(True)
-    find = images.importlib.util.find_spec
-    images._formats.cache_clear()
-    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: name == "pillow_heif" or find(name))
+    find = image_files.importlib.util.find_spec
+    image_files._formats.cache_clear()
+    monkeypatch.setattr(image_files.importlib.util, "find_spec", lambda name: name == "pillow_heif" or find(name))
     monkeypatch.setitem(sys.modules, "pillow_heif", package)
-    assert "HEIF" in images._formats() and registered
-    images._formats.cache_clear()
+    assert "HEIF" in image_files._formats() and registered
+    image_files._formats.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
@@ -496,7 +488,7 @@ def test_a_smaller_copy_in_a_tiff_is_no_page():
 
 
 def test_pages_without_end_are_refused(monkeypatch):
-    monkeypatch.setattr(images, "MOST_PAGES", 2)
+    monkeypatch.setattr(image_files, "MOST_PAGES", 2)
     with pytest.raises(ImageError, match="more than 2 pages"):
         list(load_pages(three_pages()))
 

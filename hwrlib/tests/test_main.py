@@ -316,3 +316,48 @@ def test_a_wrong_setting_is_a_usage_error_that_names_it(tmp_path, capsys, settin
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--output", str(tmp_path / "run"), "--set", setting])
     assert setting.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+# The app
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """What Voila was started with; nothing is served."""
+    voila = pytest.importorskip("voila.app")
+    started = []
+    monkeypatch.setattr(voila.Voila, "launch_instance", lambda argv: started.append(argv))
+    for name in ("PYTHONPATH", "HWR_LINES", "HWR_WEIGHTS"):
+        monkeypatch.setenv(name, "")  # so that what the command sets is undone
+    monkeypatch.chdir(tmp_path)
+    return started
+
+
+def test_the_app_is_served_to_this_machine_alone(served, weights, capsys):
+    assert main(["app", "--port", "9000", "--weights", weights, "--no-browser"]) == 0
+    ((notebook, *options),) = served
+    assert [cell["cell_type"] for cell in json.loads(Path(notebook).read_text())["cells"]] == [
+        "markdown",
+        "code",
+        "code",
+    ]
+    assert {"--port=9000", "--Voila.ip=127.0.0.1", "--no-browser"} <= set(options)
+    assert "token" not in " ".join(options) + capsys.readouterr().out
+    assert os.environ["HWR_LINES"] == str(Path("my_lines").resolve())
+    assert os.environ["HWR_WEIGHTS"] == weights
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(hwrlib.__main__.__file__).parent.parent)
+
+
+def test_beyond_this_machine_the_app_asks_for_a_token(served, capsys):
+    assert main(["app", "--host", "0.0.0.0"]) == main(["app", "--host", "0.0.0.0"]) == 0
+    tokens = {option for argv in served for option in argv if option.startswith("--token=")}
+    assert len(tokens) == 2
+    printed = capsys.readouterr().out
+    assert all(f"/?{token.removeprefix('--')}" in printed for token in tokens)
+    assert all(len(token) > 40 for token in tokens)
+
+
+def test_without_voila_the_app_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(hwrlib.__main__.importlib.util, "find_spec", lambda _: None)
+    assert main(["app"]) == 1
+    assert "the app needs Voila: pip install" in capsys.readouterr().err

@@ -20,7 +20,9 @@ import hwrlib.model
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import frames, greedy
-from hwrlib.model import CRNN, AuxiliaryHead, WeightsError, layer_table, load_reference_checkpoint, mask_padding
+from hwrlib.model import CRNN, AuxiliaryHead, layer_table, mask_padding
+from hwrlib.reference import load_reference_checkpoint
+from hwrlib.weights import WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -546,7 +548,7 @@ def test_a_header_that_lies_about_its_size_does_not_get_a_bomb_past(tmp_path):
 
 def test_too_much_is_too_much_uncompressed_as_well(tmp_path, monkeypatch):
     path = tmp_path / "best_model.pth"
-    monkeypatch.setattr(hwrlib.model, "LARGEST_CHECKPOINT", 1_000_000)
+    monkeypatch.setattr(hwrlib.reference, "LARGEST_CHECKPOINT", 1_000_000)
     path.write_bytes(archive({"x/data.pkl": EMPTY, "x/data/0": bytes(1_000_000)}))
     assert "1,000,004 bytes" in refused(path)
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hwrlib.data import load_lines
-from hwrlib.images import ImageError, load_page
+from hwrlib.image_files import ImageError, load_page
 from hwrlib.page.ink import find_skew
 from hwrlib.page.lines import crop_line, find_lines
 

@@ -7,13 +7,15 @@ import torch
 from PIL import Image
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.ctc import Character, Reading, frames
+from hwrlib.ctc import STRIDE, Character, Reading, frames, greedy
 from hwrlib.data import SAMPLE, load_lines
-from hwrlib.images import ImageError, load_page, prepare_pixels
+from hwrlib.image_files import ImageError, load_page
+from hwrlib.images import prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
+from hwrlib.page.lines import find_lines
 from hwrlib.page.places import turn_back
-from hwrlib.recognizer import MARGIN, Recognizer
+from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, widen
 from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
 
 
@@ -147,7 +149,8 @@ def test_it_says_on_what_and_how_precisely_it_computes(recognizer):
 def test_characters_lie_inside_the_line(recognizer):
     def beyond(log_probs, lengths, alphabet):
         return [
-            Reading("ab", -1.0, 0.9, (Character("a", 0.9, n - 9, n), Character("b", 0.9, n - 1, n))) for n in lengths
+            Reading("ab", -1.0, 0.9, (Character("a", 0.9, n - 9, n), Character("b", 0.9, n - 1, n)))
+            for n in lengths.tolist()
         ]
 
     beyond.name = "beyond"
@@ -157,6 +160,36 @@ def test_characters_lie_inside_the_line(recognizer):
         first, stop = character.columns
         assert 0 <= first < stop <= line.shape[1]
         assert character.begin < character.end <= frames(line.shape[1])
+
+
+def test_a_dense_line_is_widened_and_its_characters_lie_where_they_were(reader, row):
+    line = reader.prepare(row["image"])
+    narrow = cv2.resize(line, (round(2.2 * STRIDE * len(row["text"])), 128), interpolation=cv2.INTER_AREA)
+    reading = reader.read_prepared([narrow])[0]
+    first = greedy(*reader.log_probabilities([narrow]), reader.model.alphabet)[0].text
+    times = min(WIDENED * len(first) / frames(narrow.shape[1]), WIDEST)
+    assert times > 1
+    wide = reader.decoder(*reader.log_probabilities([widen(narrow, times)]), reader.model.alphabet)[0]
+    assert reading.text == wide.text
+    assert cer([row["text"]], [wide.text]) < cer([row["text"]], [first])
+    ends = [character.end for character in reading.characters]
+    assert ends == sorted(ends) and ends[-1] <= frames(narrow.shape[1]) < wide.characters[-1].end
+
+
+def test_only_dense_lines_are_read_twice(reader, row):
+    line = reader.prepare(row["image"])
+    reading = reader.read_prepared([line, widen(line, 0.5)])[0]
+    assert frames(line.shape[1]) > DENSE * len(reading.text)
+    alone = reader.read_prepared([line])[0]
+    assert (alone.text, alone.characters[-1].end) == (reading.text, reading.characters[-1].end)
+    assert reading.characters[3] == place(reading.characters[3], frames(line.shape[1]))
+
+
+def test_the_fused_network_is_the_network(reader, row):
+    line = torch.rand(2, 1, 128, 90) * 2 - 1
+    with torch.inference_mode():
+        torch.testing.assert_close(reader._fused(line), reader.model(line), atol=1e-4, rtol=1e-4)
+    assert not [layer for layer in reader._fused.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +243,22 @@ def test_a_page_is_turned_until_it_can_be_read(reader, upright, expected, rotati
     assert cer([r.text for r in expected], [r.text for r in readings]) < 0.02
     for reading, there in zip(readings, expected, strict=True):
         assert turn_back(reading.box, given.shape, 4 - rotation // 90) == pytest.approx(there.box, abs=4)
+
+
+def test_a_page_comes_line_by_line_all_boxes_first(recognizer):
+    states = list(recognizer.iter_page(page(80, 200), quarters=0))
+    assert [len(state.readings) for state in states] == [0, 1, 2]
+    assert {len(state.lines) for state in states} == {2}
+    whole = recognizer.read_page(page(80, 200))
+    assert [r.text for r in states[-1].readings] == [r.text for r in whole]
+    assert [line.box for line in states[0].lines] == [r.box for r in states[-1].readings]
+
+
+def test_a_page_that_is_said_to_be_turned_is_read_so_alone(recognizer):
+    given = np.ascontiguousarray(np.rot90(page(80, 200)))
+    states = list(recognizer.iter_page(given, quarters=1))
+    assert [len(state.readings) for state in states] == [0, 1, 2]
+    for line, other in zip(states[-1].lines, find_lines(page(80, 200)), strict=True):
+        assert (line.image == other.image).all()
+        assert turn_back(line.box, given.shape, 3) == other.box
+    assert {reading.rotation for reading in states[-1].readings} == {90}

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from hwrlib.alphabet import Alphabet
 from hwrlib.data import load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import WEIGHTS, calibrated
-from hwrlib.scripts import calibration, publish
+from hwrlib.scripts import average, calibration, language, publish
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.stem for path in (ROOT / "hwrlib" / "scripts").glob("[!_]*.py"))
@@ -153,7 +156,8 @@ def declared():
 def test_requirements_are_the_dependencies_with_those_of_app_archive_and_test(declared):
     rows = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     extras = declared["project"]["optional-dependencies"]
-    expected = declared["project"]["dependencies"] + extras["app"] + extras["archive"] + extras["test"]
+    widgets = [row for row in extras["app"] if not row.startswith("voila")]  # a notebook needs no server of its own
+    expected = declared["project"]["dependencies"] + widgets + extras["archive"] + extras["test"]
     assert [row for row in rows if not row.startswith("#")] == expected
 
 
@@ -201,3 +205,39 @@ def test_the_package_holds_every_file_that_reading_needs(declared):
     data = {path for path in (ROOT / "hwrlib").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     data = {path for path in data if ROOT / "hwrlib" / "tests" not in path.parents}
     assert held == data
+
+
+def test_lines_of_the_brown_corpus(tmp_path):
+    for group in "abcdefghijklmnopqr":
+        for number in range(28):
+            if len(list(tmp_path.iterdir())) < 500:
+                (tmp_path / f"c{group}{number:02d}").write_text("", encoding="latin-1")
+    (tmp_path / "ca00").write_text(
+        "\n\t``/`` It/pps cost/vbd $5/nns ,/, ''/'' {/( half/abn //in Se\xf1or/nn --/-- yes/rb ./.\n", "latin-1"
+    )
+    lines = list(language.brown_lines(tmp_path))
+    assert lines == ['" It cost', ', " ( half /', "- yes ."]
+    (tmp_path / "ca01").unlink()
+    with pytest.raises(FileNotFoundError, match="499 of the Brown corpus's 500 files"):
+        next(language.brown_lines(tmp_path))
+
+
+def test_the_average_of_two_networks_lies_between_them_and_loads(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        CRNN(Alphabet("ab"), 2.0).save_pretrained(tmp_path / str(seed))
+    average.main([str(tmp_path / "mean"), str(tmp_path / "0"), str(tmp_path / "1")])
+    first, second, mean = (CRNN.from_pretrained(tmp_path / name).state_dict() for name in ("0", "1", "mean"))
+    for name, tensor in mean.items():
+        exact = (first[name].double() + second[name].double()) / 2
+        torch.testing.assert_close(tensor.double(), exact, rtol=1e-3, atol=1e-6)
+    stored = load_file(tmp_path / "mean" / "model.safetensors")
+    assert stored["cnn.4.weight"].dtype == torch.float16
+    assert stored["cnn.0.weight"].dtype == stored["fc.bias"].dtype == torch.float32
+
+
+def test_only_networks_of_one_kind_are_averaged():
+    with pytest.raises(ValueError, match="2 networks of 2 kinds"):
+        average.average([CRNN(Alphabet("ab"), 2.0), CRNN(Alphabet("ab"), 2.5)])
+    with pytest.raises(ValueError, match="1 networks"):
+        average.average([CRNN(Alphabet("ab"))])

@@ -1,0 +1,52 @@
+"""Average the weights of several trainings that began from the same ones: they read better than each (chapter 4)."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from hwrlib.model import CRNN
+
+EXACT = "cnn.0.weight"  # the text hangs on the first convolution: it stays in float32
+
+
+def average(models: list[CRNN]) -> CRNN:
+    """The mean of networks' weights and statistics.
+
+    Model soups: Wortsman et al., 2022. Chapter 4: notebooks/04_train_on_colab.ipynb.
+
+    Arguments:
+        models: two or more with one alphabet and one width divisor, whose trainings share their beginning.
+
+    Raises:
+        ValueError: fewer than two, or networks that differ in alphabet or width divisor.
+    """
+    kinds = {(model.alphabet, model.width_divisor) for model in models}
+    if len(models) < 2 or len(kinds) > 1:
+        raise ValueError(
+            f"{len(models)} networks of {len(kinds)} kinds: give two or more of one alphabet and width divisor"
+        )
+    mean = CRNN(models[0].alphabet, models[0].width_divisor, models[0].calibration)
+    states = [model.state_dict() for model in models]
+    for name, tensor in mean.state_dict().items():
+        tensor.copy_(torch.stack([state[name].double() for state in states]).mean(0))
+    return mean.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Average, and save with most matrices in float16."""
+    parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.average", description=__doc__)
+    parser.add_argument("output", type=Path, help="folder to write, such as hwrlib/weights")
+    parser.add_argument("weights", nargs="+", help="folders of weights, or names on the Hub")
+    options = parser.parse_args(arguments)
+    mean = average([CRNN.from_pretrained(source) for source in options.weights])
+    for name, parameter in mean.named_parameters():
+        if parameter.ndim > 1 and name != EXACT:
+            parameter.data = parameter.data.half()
+    mean.save_pretrained(options.output)
+    print(json.dumps({"output": str(options.output), "mean of": options.weights}))
+
+
+if __name__ == "__main__":
+    main()
