@@ -23,6 +23,7 @@ PAGE = "http://schema.primaresearch.org/PAGE/gts/pagecontent/2019-07-15"
 XHTML = "http://www.w3.org/1999/xhtml"
 SOFTWARE = "hwrlib"
 NOT_IN_XML = r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+GAP = 0.25  # of the size of the font: the least space between two words of a PDF
 QUALITY = 85  # of the JPEG in a PDF
 
 
@@ -198,11 +199,14 @@ def to_pdf(page: ReadPage) -> bytes:
                 raise FormatError(
                     f"{page.name}: a PDF's own fonts lack {''.join(sorted(lacking))!r}; take another format"
                 )
-            for (text, box), baseline, size in zip(words, *_baselines([box for _, box in words]), strict=True):
+            ends = [*(box[0] for _, box in words[1:]), pixels.shape[1]][: len(words)]
+            placed = zip(words, *_baselines([box for _, box in words]), ends, strict=True)
+            for (text, box), baseline, size, end in placed:
+                room = max(end - GAP * size - box[0], 0.1 * size)  # readers of PDF find words by the gaps between them
                 pdf.set_font_size(size * 72 / DPI)
                 pdf.set_stretching(100)
                 natural = pdf.get_string_width(text)
-                pdf.set_stretching(100 * box[2] * 72 / DPI / natural)
+                pdf.set_stretching(100 * min(box[2], room) * 72 / DPI / natural)
                 pdf.text(box[0] * 72 / DPI, baseline * 72 / DPI, text + " ")
     return bytes(pdf.output())
 

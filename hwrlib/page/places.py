@@ -42,18 +42,26 @@ def bounding_box(boxes: list[Box]) -> Box:
     return x, y, max(box[0] + box[2] for box in boxes) - x, max(box[1] + box[3] for box in boxes) - y
 
 
-def cut_columns(characters: tuple[Character, ...], width: int) -> list[tuple[int, int]]:
-    """The columns of a prepared line that belong to each character: half of the way to its neighbours.
+def cut_columns(characters: tuple[Character, ...], ink: np.ndarray) -> list[tuple[int, int]]:
+    """The columns of a prepared line that belong to each character.
+
+    CTC finds a character somewhere in its letter, so its own frames are less than the letter. Between two, the cut is
+    where the least ink is; of several such columns, the one nearest to half of the way.
 
     Arguments:
-        characters: as read; CTC finds each somewhere in its letter, so its own frames are less than the letter.
-        width: of the prepared line, px.
+        characters: as read.
+        ink: bool (128, W).
     """
+    width, amount = ink.shape[1], ink.sum(axis=0)
     spans = [character.columns for character in characters]
-    middles = [(begin + end) / 2 for begin, end in spans]
+    middles = [(begin + end) // 2 for begin, end in spans]
     pitch = float(np.median(np.diff(middles))) if len(spans) > 1 else spans[0][1] - spans[0][0]
-    cuts = [(left[1] + right[0]) / 2 for left, right in itertools.pairwise(spans)]
-    cuts = np.clip([spans[0][0] - pitch, *cuts, spans[-1][1] + pitch], 0, width).round().astype(int).tolist()
+    cuts = [max(0, spans[0][0] - pitch)]
+    for k, (left, right) in enumerate(itertools.pairwise(spans)):
+        choice = np.arange(middles[k], min(max(middles[k + 1], middles[k] + 1), width))
+        half = (left[1] + right[0]) / 2
+        cuts.append(choice[np.lexsort((abs(choice - half), amount[choice]))[0]])
+    cuts = [round(float(cut)) for cut in [*cuts, min(width, spans[-1][1] + pitch)]]
     return [(begin, max(end, begin + 1)) for begin, end in itertools.pairwise(cuts)]
 
 
@@ -72,7 +80,7 @@ def place_characters(
     if not characters:
         return ()
     ink, placed = pixels < INK, []
-    for character, (begin, end) in zip(characters, cut_columns(characters, pixels.shape[1]), strict=True):
+    for character, (begin, end) in zip(characters, cut_columns(characters, ink), strict=True):
         rows, columns = (np.flatnonzero(ink[:, begin:end].any(axis=axis)) for axis in (1, 0))
         if rows.size == 0:  # a space
             rows, columns = np.arange(len(ink)), np.arange(end - begin)

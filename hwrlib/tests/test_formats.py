@@ -77,10 +77,13 @@ def test_each_character_is_placed_on_its_ink_level_tilted_or_turned(pages):
     assert max(word.box[3] for word in split_words(tilted)) < 0.6 * tilted.box[3]
 
 
-def test_a_line_is_cut_half_way_between_its_characters():
+def test_a_line_is_cut_where_the_least_ink_is():
     a, b = Character("a", 1, 10, 11), Character("b", 1, 20, 22)
-    assert cut_columns((a, b), 200) == [(0, 64), (64, 134)]
-    assert cut_columns((a,), 48) == [(32, 48)]
+    assert cut_columns((a, b), np.zeros((128, 200), bool)) == [(0, 64), (64, 134)]
+    ink = np.ones((128, 200), bool)
+    ink[:, 50:53] = ink[:100, 60:62] = False
+    assert cut_columns((a, b), ink) == [(0, 52), (52, 134)]
+    assert cut_columns((a,), np.zeros((128, 48), bool)) == [(32, 48)]
 
 
 def test_a_character_without_ink_gets_the_place_between_its_neighbours():
