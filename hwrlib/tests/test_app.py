@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ HELLO = [
     [110, 0, 112, 100],
     [140, 98],
 ]
+CHAPTERS = Path(module.__file__).parents[2] / "notebooks"
 ALONE = "0123456789abcdef" * 2  # a visitor's name
 
 
@@ -467,9 +469,19 @@ def test_in_a_notebook_no_visitor_changes_the_folder(app):
 def test_where_no_kernel_runs_a_picture_stands_in(recognizer, tmp_path):
     (tmp_path / "app.png").write_bytes(png(scribble(100, 900)))
     app = ReadingApp(recognizer, tmp_path, tmp_path / "app.png")
-    bundle = app._repr_mimebundle_()
+    bundle, metadata = app._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]) == (tmp_path / "app.png").read_bytes()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == app.model_id
+    assert "sample page" in metadata["image/png"]["alt"]
+
+
+def test_the_committed_chapter_shows_the_picture_and_holds_no_widget():
+    chapter = json.loads((CHAPTERS / "07_read_your_handwriting.ipynb").read_text(encoding="utf-8"))
+    (output,) = next(cell["outputs"] for cell in chapter["cells"] if "poster=" in "".join(cell["source"]))
+    picture = CHAPTERS.parent / "charts" / "07_read_your_handwriting" / "app.png"
+    assert base64.b64decode(output["data"]["image/png"]) == picture.read_bytes()
+    assert "widgets" not in chapter["metadata"]
+    assert "widget-view" not in json.dumps(chapter["cells"])
 
 
 # Teaching
