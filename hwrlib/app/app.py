@@ -54,7 +54,7 @@ class ReadingApp(ipywidgets.VBox):
     ):
         self.folder = self._home = Path(folder)
         self.poster, self.recognizer = poster, None
-        half = {"flex": "1 1 420px", "min_width": "0"}
+        half = {"flex": "1 1 360px", "min_width": "0"}
         self.pad, self.pictures, self.view = DrawingPad(layout=half), Pictures(), ReadingView(layout=half)
         super().__init__([self.pictures, ipywidgets.HBox([self.pad, self.view], layout={"flex_flow": "row wrap"})])
         self.add_class("hwr-app")
