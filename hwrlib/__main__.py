@@ -17,20 +17,17 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import hf_hub_download
 
+from hwrlib.archive.bulk import read_archive, show_progress
+from hwrlib.archive.formats import FORMATS, ReadPage, write_page
+from hwrlib.archive.sources import find_files, find_items, iter_pages
 from hwrlib.batches import cut_words, prepare_lines, rehearse
-from hwrlib.beam import PrefixBeam
-from hwrlib.ctc import greedy
 from hwrlib.data import DataError, load_lines, load_strokes, training_lines
-from hwrlib.image_files import MOST_BYTES, load_page, load_pages
-from hwrlib.language import Language
+from hwrlib.image_files import MOST_BYTES, ImageError, load_page
 from hwrlib.metrics import per_line, report
-from hwrlib.model import CRNN
-from hwrlib.recognizer import WEIGHTS, Recognizer
+from hwrlib.model import CRNN, export_onnx
+from hwrlib.recognizer import WEIGHTS, Recognizer, load_recognizer
 from hwrlib.settings import PRESETS, parse_setting
 from hwrlib.training import Trainer, new_model
-
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
-ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,22 +47,46 @@ def main(arguments: list[str] | None = None) -> int:
 
 def read(options: argparse.Namespace) -> int:
     """Print the text of lines and pages, line by line; go on after one that cannot be read, and say so at the end."""
-    recognizer = _recognizer(options)
-    named = len(options.images) > 1 or any(Path(name).is_dir() for name in options.images)
-    failures: list[str] = []
-    for name, page in _pages(options.images, failures):
+    files, recognizer, failures = _files(options), _recognizer(options), []
+    several = len(options.images) > 1 or any(Path(given).is_dir() for given in options.images)
+    named = several and options.format == "text"
+    for name, label, page in _pages(files):
         try:
+            if isinstance(page, Exception):
+                raise page
             readings = recognizer.read_page(page, options.kind)
-        except (ValueError, RuntimeError, MemoryError) as error:
+            if not readings:
+                raise ImageError("no writing was found")
+            if options.output:
+                shown = f"{write_page(ReadPage(label, page, readings), options.format, options.output)}\n".encode()
+            elif named:
+                shown = "".join(f"{name}\t{reading.text}\n" for reading in readings).encode()
+            else:
+                shown = FORMATS[options.format].write(ReadPage(name, page, readings))
+        except (ValueError, RuntimeError, MemoryError, OSError) as error:
             failures.append(_complain(error, name))
             continue
-        if not readings:
-            failures.append(_complain("no writing was found", name))
-        for reading in readings:
-            text = f"{name}\t{reading.text}" if named else reading.text
-            print(json.dumps({"image": name, **dataclasses.asdict(reading)}) if options.json else text)
+        sys.stdout.buffer.write(shown)
         sys.stdout.flush()
     return int(bool(failures))
+
+
+def archive(options: argparse.Namespace) -> int:
+    """Read an archive into parquet files and others; go on where a run was cut off."""
+    make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
+    model = f"{_version(options.weights)}-{options.decoder}"
+    arguments = (options.source, options.output, make, model, options.format, options.workers, options.address)
+    rows = show_progress(read_archive(*arguments), len(find_items(options.source)))
+    broken = [row for row in rows if row.get("error")]
+    for row in broken:
+        _complain(row["error"], row["path"])
+    return int(bool(broken))
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the network as an ONNX file."""
+    export_onnx(CRNN.from_pretrained(options.weights), options.output)
+    return 0
 
 
 def train(options: argparse.Namespace) -> int:
@@ -167,9 +188,7 @@ def _rate(result: dict, name: str) -> str:
 
 
 def _recognizer(options: argparse.Namespace) -> Recognizer:
-    language = Language.load(WEIGHTS / "language.npz") if options.decoder == "language" else None
-    decoder = greedy if options.decoder == "greedy" else PrefixBeam(language)
-    return Recognizer.from_pretrained(options.weights, options.precision, decoder)
+    return load_recognizer(options.weights, options.decoder, options.precision)
 
 
 def _version(weights: str | Path) -> str:
@@ -179,28 +198,31 @@ def _version(weights: str | Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
-def _pages(names: list[str], failures: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Each page's name and pixels, FILE#2 being a TIFF's second; what cannot be opened is said, noted and passed."""
-    if not names:
+def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Each file to be read, and what it is called in --output: its path in the folder given, or its own name."""
+    found = [
+        (file, str(Path(file).relative_to(given)) if Path(given).is_dir() else Path(file).name)
+        for given in options.images
+        for file in find_files(given)
+    ]
+    labels = [label for _, label in found]
+    if options.output and (twice := {label for label in labels if labels.count(label) > 1}):
+        raise ValueError(f"{options.output} would get two files called {min(twice)}: read their folders one by one")
+    if len(found) > 1 and not options.output and options.format not in ("text", "json"):
+        raise ValueError(f"{len(found)} pages as {options.format} need a folder: give --output")
+    return found
+
+
+def _pages(files: list[tuple[str, str]]) -> Iterator[tuple[str, str, np.ndarray | Exception]]:
+    """Each page's name, name in --output, and pixels or error, FILE#2 being the second of a file of many."""
+    if not files:
         print("No image given: this is line 1 of the embedded sample (synthetic).", file=sys.stderr)
-        yield "sample", load_page(load_lines("validation", "sample")[0]["image"])
-    for name in [file for given in names for file in _files(given)]:
-        try:
-            image = sys.stdin.buffer.read(MOST_BYTES) if name == "-" else name
-            for number, page in enumerate(load_pages(image), start=1):
-                yield (name if number == 1 else f"{name}#{number}"), page
-        except (ValueError, OSError) as error:
-            failures.append(_complain(error, name))
-
-
-def _files(name: str) -> list[str]:
-    """The images of a folder; a file, or "-" for standard input, is itself."""
-    if not Path(name).is_dir():
-        return [name]
-    found = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
-    if not found:
-        raise FileNotFoundError(f"{name}: no image in this folder ({', '.join(sorted(ENDINGS))})")
-    return [str(path) for path in found]
+        yield "sample", "sample", load_page(load_lines("validation", "sample")[0]["image"])
+    for name, label in files:
+        image = sys.stdin.buffer.read(MOST_BYTES) if name == "-" else name
+        for number, page in enumerate(iter_pages(image, name), start=1):
+            which = f"#{number}" if number > 1 else ""
+            yield name + which, label + which, page
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -212,7 +234,7 @@ def _setting(text: str) -> tuple[str, object]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app")
+    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app | archive | export")
 
     def add(command, about: str):
         added = commands.add_parser(command.__name__, help=about, description=about)
@@ -220,9 +242,10 @@ def _parser() -> argparse.ArgumentParser:
         return added.add_argument
 
     one = add(read, "Read images of handwritten lines or pages and print their text, line by line.")
-    one("images", nargs="*", metavar="IMAGE", help='files, folders, or "-" for standard input')
+    one("images", nargs="*", metavar="IMAGE", help='files (images, TIFF, PDF), folders, or "-" for standard input')
     one("--as", dest="kind", choices=["line", "page"], help="what each image is (default: judged by its look)")
-    one("--json", action="store_true", help="one JSON object a line: text, confidence, characters, frames")
+    one("--format", choices=list(FORMATS), default="text", help="of what is printed or written (default: %(default)s)")
+    one("--output", type=Path, metavar="FOLDER", help="write one file a page to it, and print the files' names")
 
     two = add(train, "Train the network, or go on with a training; stop it with Ctrl-C at any time.")
     two("--output", type=Path, required=True, help="folder of the run: weights (best/), history, state")
@@ -251,7 +274,18 @@ def _parser() -> argparse.ArgumentParser:
     four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     four("--no-browser", dest="browser", action="store_false", help="only serve")
 
-    for command, decoder in ((one, "language"), (three, "greedy")):
+    five = add(archive, "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
+    five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
+    five("output", type=Path, help="folder of the result: parquet files, one row a page")
+    five("--format", action="append", choices=list(FORMATS), default=[], help="one more file a page; may be repeated")
+    five("--workers", type=int, metavar="N", help="processes that read (default: one a GPU, or one a CPU)")
+    five("--address", help='of a Ray cluster, or "auto" (default: this machine alone)')
+
+    six = add(export, "Write the network as an ONNX file: log-probabilities for one line of any width.")
+    six("output", type=Path, metavar="MODEL.onnx")
+    six("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+
+    for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
         command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
         command("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast here")

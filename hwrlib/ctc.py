@@ -66,12 +66,14 @@ class Character:
         text: the character.
         confidence: 0 to 1, its highest probability in any of its frames.
         begin, end: its frames, end exclusive.
+        box: (x, y, width, height) of its ink in pixels of the picture that was read; None from a decoder.
     """
 
     text: str
     confidence: float
     begin: int
     end: int
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def columns(self) -> tuple[int, int]:

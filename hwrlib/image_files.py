@@ -130,7 +130,7 @@ def _source(image) -> tuple[np.ndarray | Image.Image, str]:
             raise ImageError(f"{name}: this is {FOREIGN[EPS]}")
         return image, name
     if isinstance(image, str | Path):
-        image = _read(Path(image))
+        image = read_file(Path(image))
     if not isinstance(image, bytes | bytearray):
         raise ImageError(f"{name} is no image: give a path, bytes, a PIL image or a NumPy array")
     opened = _identified(image, name)
@@ -138,7 +138,8 @@ def _source(image) -> tuple[np.ndarray | Image.Image, str]:
     return opened, name
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file of at most 500 MB."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe or /dev/zero would never end
         raise ImageError(f"{path} is a folder, a pipe or a device; give the path of an image file")
@@ -205,7 +206,8 @@ def _only_page(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> None:
+def check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> None:
+    """Refuse a picture without pixels or with too many."""
     if width * height == 0:
         raise ImageError(f"{name} has no pixels: {width} x {height}")
     if width * height > most:
@@ -219,10 +221,10 @@ def _check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
     """The image with its pixels, turned as its EXIF orientation says."""
     # Known from the header, before anything is decoded. WebP's decoder holds the picture four times over.
-    _check_size(*image.size, name, MOST_PIXELS // 2 if image.format == "WEBP" else MOST_PIXELS)
+    check_size(*image.size, name, MOST_PIXELS // 2 if image.format == "WEBP" else MOST_PIXELS)
     with _decoding(name):
         if image.format == "TIFF" and set(image.tag_v2) >= TILE:  # a small picture can lie in a huge tile
-            _check_size(*(image.tag_v2[tag] for tag in sorted(TILE)), f"a tile of {name}")
+            check_size(*(image.tag_v2[tag] for tag in sorted(TILE)), f"a tile of {name}")
         image.load()
         try:
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
@@ -267,7 +269,7 @@ def _grey_of_array(array: np.ndarray, name: str) -> np.ndarray:
         raise ImageError(f"{name} has shape {array.shape}; an image has (height, width) or (height, width, channels)")
     if array.size == 0:
         raise ImageError(f"{name} has no pixels: shape {array.shape}")
-    _check_size(array.shape[1], array.shape[0], name)
+    check_size(array.shape[1], array.shape[0], name)
     if array.dtype.kind not in "buif":
         raise ImageError(f"{name} holds {array.dtype}; an image holds integers or floats")
     values = array if array.dtype == np.uint8 else _to_byte_range(array, name)

@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -264,3 +265,32 @@ def layer_table(model: CRNN, width: int = 1700) -> pd.DataFrame:
 
 def _are_numbers(values, lowest: float, highest: float) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) and lowest <= v <= highest for v in values)
+
+
+def export_onnx(model: CRNN, path: str | Path) -> None:
+    """Write the network as an ONNX file that reads one line of any width.
+
+    Its input ``image`` is (1, 1, 128, W) from -1 (ink) to +1 (paper), as :func:`hwrlib.prepare` makes it; its output
+    ``log_probs`` is (1, T, classes). Chapter 9: notebooks/09_read_an_archive.ipynb.
+
+    Arguments:
+        model: the network.
+        path: of the file.
+    """
+    line, options = torch.ones(1, 1, 128, 512), {"input_names": ["image"], "output_names": ["log_probs"]}
+    with warnings.catch_warnings():  # of an exporter that is old but quick, and keeps the LSTM whole
+        warnings.simplefilter("ignore")
+        axes = {"image": {3: "width"}, "log_probs": {1: "frames"}}
+        torch.onnx.export(_OneLine(model).eval(), (line,), str(path), dynamo=False, dynamic_axes=axes, **options)
+
+
+class _OneLine(nn.Module):
+    """The network for one line, of which all columns are its own: no padding to be masked, no lengths to be kept."""
+
+    def __init__(self, model: CRNN):
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().eval()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        sequence = self.model.map2seq(self.model.cnn(image).permute(0, 3, 1, 2).flatten(2))
+        return self.model.fc(self.model.rnn(sequence)[0]).log_softmax(-1)

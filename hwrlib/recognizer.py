@@ -13,11 +13,14 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hwrlib.batches import PreparedLine, collate
+from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import Character, Reading, frames, greedy
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
+from hwrlib.language import Language
 from hwrlib.model import CRNN, fused
 from hwrlib.page.lines import PageLine, crop_line, find_lines
+from hwrlib.page.places import place_characters, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 WEIGHTS = Path(__file__).parent / "weights"
@@ -87,8 +90,8 @@ def _lines_or_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> li
     lines = [PageLine((0, 0, width, height), page)] if _is_line(page, kind) else find_lines(page)
     if kind == "page" or len(lines) != 1:
         return lines
-    crop = crop_line(page)
-    return [PageLine(lines[0].box, page if crop is None else crop)]
+    crop = crop_line(page) or PageLine((0, 0, width, height), page)
+    return [dataclasses.replace(crop, box=lines[0].box)]
 
 
 def expected_right(readings: list[Reading]) -> float:
@@ -100,18 +103,6 @@ def is_sure(readings: list[Reading]) -> bool:
     """Whether a page seems to be upright: sideways its lines are nothing, unsure or a few characters each."""
     characters = sum(len(reading.text) for reading in readings)
     return characters >= max(1, 5 * len(readings)) and expected_right(readings) >= SURE * characters
-
-
-def turn_back(box: tuple[int, int, int, int], shape: tuple[int, int], quarters: int) -> tuple[int, int, int, int]:
-    """Where a box (x, y, width, height) was before its picture was turned clockwise and got this shape (H, W).
-
-    >>> turn_back((0, 10, 50, 20), (300, 200), 1)
-    (10, 150, 20, 50)
-    """
-    for _ in range(quarters):
-        (x, y, width, height), (rows, columns) = box, shape
-        box, shape = (y, columns - x - width, height, width), (columns, rows)
-    return box
 
 
 def widen(line: np.ndarray, times: float) -> np.ndarray:
@@ -243,18 +234,23 @@ class Recognizer:
     ) -> Iterator[PageReading]:
         """One try, after so many quarter turns clockwise; boxes lie on the page as given."""
         turned = np.ascontiguousarray(np.rot90(page, -quarters)) if quarters else page
-        lines = [
-            dataclasses.replace(line, box=turn_back(line.box, turned.shape, quarters))
-            for line in _lines_or_line(turned, kind)
-        ]
+        lines = [turn_line_back(line, turned.shape, quarters) for line in _lines_or_line(turned, kind)]
         readings: list[Reading] = []
         yield PageReading(lines, readings, quarters)
         for start in range(0, len(lines), batch_size):
             some = lines[start : start + batch_size]
             # An error then names the file: the image is what it was given as, the page its pixels.
-            read = self.read_prepared([self._prepare(image if li.image is page else li.image) for li in some])
-            placed = zip(read, some, strict=True)
-            readings = readings + [dataclasses.replace(r, box=li.box, rotation=90 * quarters) for r, li in placed]
+            pixels = [self._prepare(image if li.image is page else li.image) for li in some]
+            read = zip(self.read_prepared(pixels), pixels, some, strict=True)
+            readings = readings + [
+                dataclasses.replace(
+                    reading,
+                    box=line.box,
+                    rotation=90 * quarters,
+                    characters=place_characters(reading.characters, px, line.outline),
+                )
+                for reading, px, line in read
+            ]
             yield PageReading(lines, readings, quarters)
 
     def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
@@ -265,7 +261,7 @@ class Recognizer:
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
         crop = crop_line(load_page(image))
-        return self._prepare(image if crop is None else crop)
+        return self._prepare(image if crop is None else crop.image)
 
     def _prepare(self, line: Picture) -> np.ndarray:
         return prepare_pixels(line, width_divisor=self.model.width_divisor)
@@ -319,3 +315,18 @@ class Recognizer:
             log_probs = self._fused(batch.images, batch.widths)
         lengths = frames(batch.widths)
         return log_probs[:, : lengths.max()].cpu(), lengths
+
+
+def load_recognizer(
+    weights: str | Path = WEIGHTS,
+    decoder: Literal["greedy", "beam", "language"] = "language",
+    precision: str | None = None,
+) -> Recognizer:
+    """The recognizer that the command line reads with.
+
+    Arguments:
+        weights, precision: as for :meth:`Recognizer.from_pretrained`.
+        decoder: the most probable path, prefix beam search, or that with the embedded language model.
+    """
+    language = Language.load(WEIGHTS / "language.npz") if decoder == "language" else None
+    return Recognizer.from_pretrained(weights, precision, greedy if decoder == "greedy" else PrefixBeam(language))

@@ -22,7 +22,8 @@ from hwrlib.data import SAMPLE, load_lines
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
 from hwrlib.page.lines import NO_WRITING
-from hwrlib.recognizer import PageReading, Recognizer, turn_back
+from hwrlib.page.places import turn_back
+from hwrlib.recognizer import PageReading, Recognizer
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
 WIDEST = 1000  # pixels of a page as shown

@@ -17,6 +17,7 @@ from PIL import Image
 from hwrlib.image_files import load_page
 from hwrlib.page.ink import SQUARE, Level, estimate_x_height, is_written, level_ink, spread
 
+OUTLINE = 17  # places along an edge: enough to follow a curved line
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
 
 
@@ -28,10 +29,19 @@ class PageLine:
         box: (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
         image: its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings and
             the ink of its neighbours painted out.
+        outline: where the crop lies on the page: (x, y) of N places evenly along its upper and its lower edge,
+            (2, N, 2); the box itself where left out.
     """
 
     box: tuple[int, int, int, int]
     image: np.ndarray
+    outline: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.outline is None:
+            x, y, width, height = self.box
+            corners = [[(x, y), (x + width, y)], [(x, y + height), (x + width, y + height)]]
+            object.__setattr__(self, "outline", np.array(corners, float))
 
 
 class Curve(NamedTuple):
@@ -76,22 +86,22 @@ def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[Page
     return [] if level is None else cut_lines(level)
 
 
-def crop_line(picture: np.ndarray) -> np.ndarray | None:
+def crop_line(picture: np.ndarray) -> PageLine | None:
     """Cut the writing out of the picture of one line that has a margin or rulings, is tilted, or is taller than wide.
 
     Arguments:
         picture: uint8 (H, W).
 
     Returns:
-        the crop of the largest line as :class:`PageLine` has it; None for a tight cut, which is best read as it is, and
-        where no line is found or several on a picture taller than wide.
+        the largest line; None for a tight cut, which is best read as it is, and where no line is found or several on a
+        picture taller than wide.
     """
     level = level_ink(picture)
     tall = picture.shape[0] > picture.shape[1]
     if level is None or not (tall or level.is_ruled() or level.has_margins()):
         return None
     lines = cut_lines(level)
-    return None if tall and len(lines) > 1 else max((line.image for line in lines), key=np.size, default=None)
+    return None if tall and len(lines) > 1 else max(lines, key=lambda line: line.image.size, default=None)
 
 
 def cut_lines(level: Level) -> list[PageLine]:
@@ -246,4 +256,12 @@ def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine
     mask = mask[top:bottom].astype(np.uint8)
     foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
-    return PageLine(level.box_on_page(xs, ys), np.where(foreign > 127, behind, image))
+    outline = np.stack([outline_edge(level, curve, columns, row) for row in (rows[0], rows[-1] + level.scale)])
+    return PageLine(level.box_on_page(xs, ys), np.where(foreign > 127, behind, image), outline)
+
+
+def outline_edge(level: Level, curve: Curve, columns: np.ndarray, row: float) -> np.ndarray:
+    """(x, y) on the page of places evenly along one edge of a crop, a row from the curve: (OUTLINE, 2)."""
+    xs = np.linspace(columns[0], columns[-1] + level.scale, OUTLINE)
+    places = np.stack([xs, curve.at(xs) + row, np.ones(OUTLINE)]) - [[level.scale / 2], [level.scale / 2], [0]]
+    return ((level.back @ places).T + 0.5).clip(0, np.array(level.paper.shape[::-1])) / level.scale

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 import hwrlib.__main__
-from hwrlib.__main__ import ENDINGS, main
+from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
+from hwrlib.archive.sources import ENDINGS
 from hwrlib.data import load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer
@@ -80,7 +81,7 @@ def test_every_page_of_a_tiff_is_read_and_a_blank_one_stops_no_other(weights, tm
     line = load_lines("validation", "sample")[0]["image"].convert("L")
     path = tmp_path / "scan.tif"
     line.save(path, save_all=True, append_images=[Image.new("L", (300, 300), 255), line])
-    assert main(["read", str(path), "--weights", weights, "--json"]) == 1
+    assert main(["read", str(path), "--weights", weights, "--format", "json"]) == 1
     out, err = capsys.readouterr()
     assert [json.loads(row)["image"] for row in out.splitlines()] == [str(path), f"{path}#3"]
     assert err == f"hwrlib: {path}#2: no writing was found\n"
@@ -134,14 +135,14 @@ def test_ctrl_c_ends_it_quietly(weights, images, monkeypatch, capsys):
 def test_read_takes_standard_input(weights, images, capsys, monkeypatch):
     data = io.BytesIO((images / "1.png").read_bytes())
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=data))
-    assert main(["read", "-", "--weights", weights, "--json"]) == 0
+    assert main(["read", "-", "--weights", weights, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["image"] == "-"
 
 
 @pytest.mark.parametrize("decoder", ["greedy", "beam", "language"])
 def test_json_has_confidence_and_the_frames_of_each_character(weights, images, capsys, decoder):
-    assert main(["read", str(images / "0.png"), "--weights", weights, "--json", "--decoder", decoder]) == 0
-    reading = json.loads(capsys.readouterr().out)
+    assert main(["read", str(images / "0.png"), "--weights", weights, "--format", "json", "--decoder", decoder]) == 0
+    (reading,) = json.loads(capsys.readouterr().out)["lines"]
     assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
     assert 0 <= reading["confidence"] <= 1
     assert all(c["begin"] < c["end"] for c in reading["characters"])
@@ -154,8 +155,8 @@ def test_read_prints_the_lines_of_a_page(weights, tmp_path, capsys):
     for y in (80, 200):
         cv2.putText(page, "two lines", (60, y), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
     Image.fromarray(page).save(path)
-    assert main(["read", str(path), "--weights", weights, "--json"]) == 0
-    boxes = [json.loads(row)["box"] for row in capsys.readouterr().out.splitlines()]
+    assert main(["read", str(path), "--weights", weights, "--format", "json"]) == 0
+    boxes = [line["box"] for line in json.loads(capsys.readouterr().out)["lines"]]
     assert len(boxes) == 2
     assert boxes[0][1] < boxes[1][1]
     assert main(["read", str(blank), "--weights", weights]) == 1

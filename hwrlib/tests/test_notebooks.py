@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-CHAPTERS = 8
+CHAPTERS = 9
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 

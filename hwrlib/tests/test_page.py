@@ -274,11 +274,11 @@ def tilted_in_shadow(line):
 )
 def test_a_line_is_cropped_to_its_writing(degrade):
     rows, columns = np.nonzero(LINE < 128)
-    crop = crop_line(degrade(LINE))
+    crop = crop_line(degrade(LINE)).image
     assert crop.shape == pytest.approx((np.ptp(rows), np.ptp(columns)), abs=0.3 * np.ptp(rows))
 
 
 def test_a_lone_tall_letter_is_cropped_to_be_wide_enough_but_a_page_is_no_line():
-    crop = crop_line(written({(20, 100): "I"}, height=130, width=90, size=3))
+    crop = crop_line(written({(20, 100): "I"}, height=130, width=90, size=3)).image
     assert crop.shape[0] <= crop.shape[1]
     assert crop_line(np.ascontiguousarray(PAGE)) is None

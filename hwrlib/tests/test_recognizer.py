@@ -14,7 +14,8 @@ from hwrlib.images import prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.model import CRNN
 from hwrlib.page.lines import find_lines
-from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, turn_back, widen
+from hwrlib.page.places import turn_back
+from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, widen
 from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
 
 

@@ -153,11 +153,11 @@ def declared():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def test_requirements_are_the_dependencies_with_those_of_app_and_test(declared):
+def test_requirements_are_the_dependencies_with_those_of_app_archive_and_test(declared):
     rows = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     extras = declared["project"]["optional-dependencies"]
     widgets = [row for row in extras["app"] if not row.startswith("voila")]  # a notebook needs no server of its own
-    expected = declared["project"]["dependencies"] + widgets + extras["test"]
+    expected = declared["project"]["dependencies"] + widgets + extras["archive"] + extras["test"]
     assert [row for row in rows if not row.startswith("#")] == expected
 
 
@@ -167,7 +167,7 @@ def test_bounds_are_lower_ones_and_every_requirement_is_pinned(declared):
     for row in declared["project"]["dependencies"] + [row for extra in extras.values() for row in extra]:
         name, _, bound = row.partition(">=")
         assert bound and not set("<=,!~") & set(bound), row
-        names.append(name.lower().replace("_", "-"))
+        names.append(name.partition("[")[0].lower().replace("_", "-"))
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
     assert [name for name in names if f"\n{name}==" not in pinned] == []
 
@@ -178,9 +178,11 @@ def test_what_the_module_imports_is_declared(declared):
         "cv2": "opencv-python-headless",
         "IPython": "ipython",
         "huggingface_hub": "huggingface_hub",
+        "fpdf": "fpdf2",
     }
     extras = declared["project"]["optional-dependencies"]
-    names = {row.partition(">=")[0] for row in declared["project"]["dependencies"] + extras["app"]} | {"hwrlib"}
+    rows = declared["project"]["dependencies"] + extras["app"] + extras["archive"]
+    names = {row.partition(">=")[0].partition("[")[0] for row in rows} | {"hwrlib"}
     optional = {"pillow_heif", "traitlets", "fontTools"}  # HEIC; with ipywidgets; for the sample's fonts
     for path in (ROOT / "hwrlib").rglob("*.py"):
         if "tests" in path.parts:
@@ -201,6 +203,7 @@ def test_the_package_holds_every_file_that_reading_needs(declared):
         folder = ROOT / package.replace(".", "/")
         held |= {path for pattern in patterns for path in folder.glob(pattern)}
     data = {path for path in (ROOT / "hwrlib").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    data = {path for path in data if ROOT / "hwrlib" / "tests" not in path.parents}
     assert held == data
 
 
