@@ -32,7 +32,7 @@ from hwrlib.recognizer import Recognizer, best_precision
 from hwrlib.settings import PRESETS, Settings, rate
 
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
-SAVE_EVERY = 600  # seconds, within an epoch: on a CPU one takes long
+SAVE_EVERY = 180  # seconds: an epoch takes hours on a CPU, and on a GPU less than its state takes to Google Drive
 FETCH_EVERY = 20  # steps on a GPU, which waits at each fetch
 WORST = 20  # steps in a row whose loss is not finite: float16 may skip a few while it looks for its scale
 
@@ -124,6 +124,8 @@ class Trainer:
                     break
                 self.progress["epoch"] += 1
                 self._note()
+            if self.progress["seconds"] > self.saved:
+                self._save()
         return self.averaged.eval()
 
     def _epoch(self, bar: bool) -> bool:
@@ -153,7 +155,7 @@ class Trainer:
             loss, stopped = self._fetch(pending, began)
             pending.clear()
             shown.set_postfix(loss=f"{loss:.3f}")
-            if self.progress["seconds"] - self.saved > SAVE_EVERY:
+            if self._due():
                 self._save()
             if stopped or self._over():
                 return stopped
@@ -247,7 +249,8 @@ class Trainer:
             self.plateau.step(error)
         if error < best and self.main:
             checkpoints.write_whole(self.folder / "best", self.averaged.save_pretrained)
-        self._save()
+        if len(self.history) == 1 or self._due():
+            self._save()
         if self.main and self.on_epoch:
             self.on_epoch(pd.DataFrame(self.history))
 
@@ -263,6 +266,9 @@ class Trainer:
         pairs = gather_object([(line.text, reading.text) for line, reading in zip(own, readings, strict=True)])
         references, predictions = zip(*pairs, strict=True)
         return cer(references, predictions), wer(references, predictions)
+
+    def _due(self) -> bool:
+        return self.progress["seconds"] - self.saved > SAVE_EVERY
 
     def _save(self) -> None:
         self.saved = self.progress["seconds"]
