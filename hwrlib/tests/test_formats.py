@@ -17,7 +17,7 @@ from hwrlib.archive.formats import FORMATS, FormatError, ReadPage, split_words, 
 from hwrlib.archive.sources import DPI, iter_pages
 from hwrlib.ctc import Character, Reading
 from hwrlib.data import SAMPLE
-from hwrlib.images import load_page
+from hwrlib.image_files import load_page
 from hwrlib.page.lines import PageLine
 from hwrlib.page.places import cut_columns, place_characters, turn_line_back
 from hwrlib.recognizer import Recognizer
