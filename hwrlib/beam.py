@@ -107,7 +107,7 @@ def expand_beam(
             for prefix, (blank, character) in beam.items()
         }
         totals = [sum(masses) for masses in grown.values()]
-        # What is less than the least of a full beam would not stay in it.
+        # A new prefix with less than the least of a full beam would not stay in it.
         enough = max(least * max(totals), min(totals) if len(beam) == width else 0.0)
         for prefix, (blank, character) in beam.items() if options else ():
             total, last = blank + character, prefix[-1]
@@ -115,12 +115,11 @@ def expand_beam(
             for k, c, p in options:
                 # A repeat is a new character only after a blank.
                 mass = (blank if c == last else total) * p * weights[k]
-                if mass > enough:
-                    longer = prefix + c
-                    if longer in grown:
-                        grown[longer][1] += mass
-                    else:
-                        grown[longer] = [0.0, mass]
+                longer = prefix + c
+                if longer in grown:
+                    grown[longer][1] += mass
+                elif mass > enough:
+                    grown[longer] = [0.0, mass]
         ranked = heapq.nlargest(width, grown.items(), key=lambda item: item[1][0] + item[1][1])
         best = sum(ranked[0][1])
         beam = {prefix: (b / best, c / best) for prefix, (b, c) in ranked if b + c > least * best}

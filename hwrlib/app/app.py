@@ -28,6 +28,7 @@ from hwrlib.recognizer import PageReading, Recognizer
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
 WIDEST = 1000  # pixels of a page as shown
 LOADING = "Loading the network … The pad can be used already."
+POSTER = "The app with its sample page (synthetic): the lines boxed on the left, their text on the right"
 READY = "Write on the pad, or give a picture of a line or a page."
 
 
@@ -54,7 +55,7 @@ class ReadingApp(ipywidgets.VBox):
     ):
         self.folder = self._home = Path(folder)
         self.poster, self.recognizer = poster, None
-        half = {"flex": "1 1 420px", "min_width": "0"}
+        half = {"flex": "1 1 360px", "min_width": "0"}
         self.pad, self.pictures, self.view = DrawingPad(layout=half), Pictures(), ReadingView(layout=half)
         super().__init__([self.pictures, ipywidgets.HBox([self.pad, self.view], layout={"flex_flow": "row wrap"})])
         self.add_class("hwr-app")
@@ -77,12 +78,12 @@ class ReadingApp(ipywidgets.VBox):
             self.view.status = LOADING
             self._submit(self._reader, lambda: self._attempt("the network", lambda: self._load(recognizer)))
 
-    def _repr_mimebundle_(self, **_) -> dict:
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         bundle = {"application/vnd.jupyter.widget-view+json": view, "text/plain": "The app needs a running kernel."}
         if self.poster:
             bundle["image/png"] = base64.b64encode(Path(self.poster).read_bytes()).decode()
-        return bundle
+        return bundle, {"image/png": {"alt": POSTER}} if self.poster else {}
 
     def wait(self) -> None:
         """Wait until all that was given has been read and learnt; raise what went wrong unforeseen."""
@@ -109,8 +110,9 @@ class ReadingApp(ipywidgets.VBox):
 
     def _read(self, name: str, read: Callable[[threading.Event], None]) -> None:
         """Read anew: the view is emptied, whatever was being read is left."""
-        self._cancel.set()
-        self._cancel = cancel = threading.Event()
+        with self._lock:
+            self._cancel.set()
+            self._cancel = cancel = threading.Event()
         number = self.view.number + 1
         self._images = []
         status = f"Reading {name} …" if self.recognizer else LOADING
@@ -149,11 +151,12 @@ class ReadingApp(ipywidgets.VBox):
         self._picture = name, page
         at_once = 1 if recognizer.device.type == "cpu" else 8
         for state in recognizer.iter_page(page, self.pictures.kind or None, quarters, at_once):
-            if cancel.is_set():
-                break
-            self._quarters = state.quarters
-            self._show_state(name, page, state, anew=tried != state.quarters or not state.readings)
-            tried = state.quarters
+            with self._lock:  # or a new picture might come between the question and the showing
+                if cancel.is_set():
+                    break
+                self._quarters = state.quarters
+                self._show_state(name, page, state, anew=tried != state.quarters or not state.readings)
+                tried = state.quarters
         self._finish(name, len(state.readings), len(state.lines), cancel)
 
     def _show_state(self, name: str, page: np.ndarray, state: PageReading, anew: bool) -> None:
@@ -189,8 +192,9 @@ class ReadingApp(ipywidgets.VBox):
         lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
         images = [strokes_to_line(line) for line in lines]
         readings = recognizer.read_lines(images)
-        if not cancel.is_set():
-            self._show_lines(images, readings)
+        with self._lock:
+            if not cancel.is_set():
+                self._show_lines(images, readings)
             self._finish("your writing", len(readings), len(readings), cancel)
 
     def _finish(self, name: str, read: int, found: int, cancel: threading.Event) -> None:

@@ -18,10 +18,11 @@ const button = (label, click, attributes = {}) => make("button", { type: "button
 // Whether an event belongs to the app around an element, not to the notebook around the app.
 const inside = (el, event) => el.closest(".hwr-app")?.contains(event.target);
 
-// Sends a message to Python; where no answer comes, `silent` is called.
+// Sends a message to Python; where no answer comes, `silent(true)` is called, and `silent(false)` when it comes late.
 function ask(model, message, buffers = [], silent = () => {}) {
-  const heard = () => (clearTimeout(timer), model.off("msg:custom", heard));
-  const timer = setTimeout(() => (heard(), silent()), PATIENCE);
+  let late = false;
+  const timer = setTimeout(() => silent((late = true)), PATIENCE);
+  const heard = () => (clearTimeout(timer), model.off("msg:custom", heard), late && silent(false));
   model.on("msg:custom", heard);
   model.send(message, undefined, buffers);
 }

@@ -93,7 +93,7 @@ function render({ model, el }) {
     model.set("rows", now.strokes.map(({ row }) => row));
     model.set("strokes", lists().map((points) => [...points]));
     model.save_changes();
-    ask(model, { kind: "here" }, [], () => (status.textContent = SILENT));
+    ask(model, { kind: "here" }, [], (late) => (late ? (status.textContent = SILENT) : show()));
   }
 
   function load() {

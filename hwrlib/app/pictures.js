@@ -43,7 +43,7 @@ function render({ model, el }) {
   el.setAttribute("data-lm-suppress-shortcuts", "true");
   const problem = make("p", { class: "hwr-error", role: "alert", hidden: true });
   const say = (text) => ((problem.textContent = text), (problem.hidden = !text)); // what Python cannot say itself
-  const send = (message, buffers) => (say(""), ask(model, message, buffers, () => say(SILENT)));
+  const send = (message, buffers) => (say(""), ask(model, message, buffers, (late) => say(late ? SILENT : "")));
 
   async function take(file) {
     if (!file) return;

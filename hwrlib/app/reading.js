@@ -92,7 +92,10 @@ function render({ model, el }) {
   el.append(make("div", { class: "hwr-bar" }, status, progress, stop), error,
     make("div", { class: "hwr-columns" }, picture, make("div", { class: "hwr-texts" }, list, legend, doing)), keeping);
 
-  const send = (message) => ask(model, message, [], () => ((error.textContent = SILENT), (error.hidden = false)));
+  const send = (message) => ask(model, message, [], (late) => {
+    if (!late) return show();
+    [error.textContent, error.hidden] = [SILENT, false];
+  });
   const read = (k) => model.get("lines")[k].text;
   const quoted = (k) => rows.slice(0, k).reduce((open, _, j) => superfluous(read(j), open).open, false);
   const closed = (text, k) => (spaces.checked ? new Set() : superfluous(text, quoted(k)).places);

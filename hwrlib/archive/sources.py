@@ -103,7 +103,7 @@ def open_item(item: Item) -> Iterator[Page]:
 
 
 def iter_pages(image: str | bytes, name: str) -> Iterator[np.ndarray | Exception]:
-    """The pages of a file as :func:`hwrlib.images.load_page` gives one; one that cannot be had comes as its error.
+    """The pages of a file as :func:`hwrlib.image_files.load_page` gives one; one that cannot be had comes as its error.
 
     Arguments:
         image: a path or the bytes of an image, of a TIFF of several pages, or of a PDF, which ``pypdfium2`` renders.

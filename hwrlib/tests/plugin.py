@@ -11,6 +11,8 @@ import pytest
 _CHARTS = tempfile.TemporaryDirectory(prefix="hwr-charts-")  # removed when Python ends
 ENVIRONMENT = {"HWR_CHARTS": _CHARTS.name, "HWR_DATA": "sample"}
 os.environ.update(ENVIRONMENT, MPLBACKEND="agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker; more threads than cores would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ HELLO = [
     [110, 0, 112, 100],
     [140, 98],
 ]
+CHAPTERS = Path(module.__file__).parents[2] / "notebooks"
 ALONE = "0123456789abcdef" * 2  # a visitor's name
 
 
@@ -236,25 +238,24 @@ def test_a_picture_in_which_one_line_is_found_is_a_line_until_one_says_page(app)
 
 
 def test_a_page_is_rotated_by_quarter_turns_and_kept_upright(app):
-    given = np.ascontiguousarray(np.rot90(scribble(500, 900)))
-    give(app, "page.png", png(given))
+    page = scribble(260, 500)
+    give(app, "page.png", png(np.ascontiguousarray(np.rot90(page))))
     tell(app, "again", turn=1)
-    assert app.view.size == [900, 500]
-    found = find_lines(scribble(500, 900))
+    assert app.view.size == [500, 260]
+    found = find_lines(page)
     assert app.view.boxes == [list(line.box) for line in found]
     keep(app, "a line")
     (file,) = app.folder.glob("*.png")
     assert (load_page(file) == found[0].image).all()
-    for _ in range(3):
-        tell(app, "again", turn=1)
-    assert app.view.size == [500, 900]
+    tell(app, "again", turn=1)
+    assert app.view.size == [260, 500]
 
 
 def test_exif_turns_a_photo(app):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
-    give(app, "photo.png", png(np.ascontiguousarray(np.rot90(scribble(500, 900))), exif=exif))
-    assert app.view.size == [900, 500]
+    give(app, "photo.png", png(np.ascontiguousarray(np.rot90(scribble(260, 500))), exif=exif))
+    assert app.view.size == [500, 260]
 
 
 def test_stop_keeps_what_was_read(app, recognizer, monkeypatch):
@@ -467,9 +468,19 @@ def test_in_a_notebook_no_visitor_changes_the_folder(app):
 def test_where_no_kernel_runs_a_picture_stands_in(recognizer, tmp_path):
     (tmp_path / "app.png").write_bytes(png(scribble(100, 900)))
     app = ReadingApp(recognizer, tmp_path, tmp_path / "app.png")
-    bundle = app._repr_mimebundle_()
+    bundle, metadata = app._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]) == (tmp_path / "app.png").read_bytes()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == app.model_id
+    assert "sample page" in metadata["image/png"]["alt"]
+
+
+def test_the_committed_chapter_shows_the_picture_and_holds_no_widget():
+    chapter = json.loads((CHAPTERS / "07_read_your_handwriting.ipynb").read_text(encoding="utf-8"))
+    (output,) = next(cell["outputs"] for cell in chapter["cells"] if "poster=" in "".join(cell["source"]))
+    picture = CHAPTERS.parent / "charts" / "07_read_your_handwriting" / "app.png"
+    assert base64.b64decode(output["data"]["image/png"]) == picture.read_bytes()
+    assert "widgets" not in chapter["metadata"]
+    assert "widget-view" not in json.dumps(chapter["cells"])
 
 
 # Teaching

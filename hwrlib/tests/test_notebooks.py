@@ -169,7 +169,7 @@ def test_charts_are_shown_with_a_text(code):
         assert not text.endswith(";"), text
         for output in cell["outputs"]:
             if "image/png" in output.get("data", {}):
-                assert any(f"{helper}(" in text for helper in helpers), text
+                assert any(f"{helper}(" in text for helper in helpers) or "poster=" in text, text
                 assert output["metadata"]["image/png"]["alt"], text
 
 
