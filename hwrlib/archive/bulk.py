@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from hwrlib.archive.formats import ReadPage, split_words, write_page
+from hwrlib.archive.formats import ReadPage, plain_words, write_page
 from hwrlib.archive.sources import Item, Page, find_items, open_item
 from hwrlib.ctc import Reading
 from hwrlib.recognizer import Recognizer, expected_right
@@ -194,8 +194,8 @@ def show_progress(rows: Iterator[dict], total: int, low: float = 0.8) -> Iterato
 
 
 def _line(reading: Reading) -> dict:
-    words = [{"text": word.text, "confidence": word.confidence, "box": word.box} for word in split_words(reading)]
-    return {name: getattr(reading, name) for name in ("text", "confidence", "box", "rotation")} | {"words": words}
+    about = {name: getattr(reading, name) for name in ("text", "confidence", "box", "rotation")}
+    return about | {"words": plain_words(reading)}
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def to_text(page: ReadPage) -> bytes:
 
 def to_json(page: ReadPage) -> bytes:
     """One object: the page's name and size, and its lines with words, characters, boxes and confidences."""
-    lines = [dataclasses.asdict(reading) | {"words": _plain_words(reading)} for reading in page.readings]
+    lines = [dataclasses.asdict(reading) | {"words": plain_words(reading)} for reading in page.readings]
     width, height = page.size
     return (json.dumps({"image": page.name, "width": width, "height": height, "lines": lines}) + "\n").encode()
 
@@ -250,7 +250,8 @@ def write_page(page: ReadPage, name: str, folder: Path) -> Path:
     return path
 
 
-def _plain_words(reading: Reading) -> list[dict]:
+def plain_words(reading: Reading) -> list[dict]:
+    """The words of a line for JSON and for parquet: text, confidence and box of each."""
     return [{"text": w.text, "confidence": w.confidence, "box": w.box} for w in split_words(reading)]
 
 
