@@ -25,7 +25,7 @@ NEEDED += [name for name in ("chromium", "chromedriver") if shutil.which(name) i
 pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"the browser test needs {', '.join(NEEDED)}")
 if not NEEDED:
     from selenium import webdriver
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -132,7 +132,8 @@ def browse(tmp_path):
 
 
 def wait(driver, condition, what):
-    renewed = [StaleElementReferenceException]  # a widget drew itself again between the finding and the looking
+    # A widget drew itself again, or moved away, between the finding and the looking.
+    renewed = [StaleElementReferenceException, ElementNotInteractableException]
     return WebDriverWait(driver, PATIENCE, 0.2, renewed).until(condition, f"waited {PATIENCE} s for {what}")
 
 
@@ -169,8 +170,13 @@ def kernel_is_idle(address):
 
 
 def press(driver, label):
-    """Click the button with these words."""
-    find(driver, f"//button[normalize-space()='{label}'][not(@disabled)]").click()
+    """Click the button with these words, as soon as it can be clicked."""
+
+    def clicked(_):
+        find(driver, f"//button[normalize-space()='{label}'][not(@disabled)]").click()
+        return True
+
+    wait(driver, clicked, f"the button {label!r}")
 
 
 def wait_for(driver, selector, words):
@@ -292,6 +298,8 @@ def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone
     assert width > 2 * height
     press(driver, "Rotate")
     wait_for(driver, ".hwr-status", "Reading photo.jpg, turned by 90")
+    upload(driver, ROOT / "hwrlib" / "samples" / "page.png")  # long enough to be stopped
+    wait_for(driver, ".hwr-status", "Reading page.png")
     press(driver, "Stop")
     wait_for(driver, ".hwr-status", "Stopped: ")
     driver.find_element(By.CSS_SELECTOR, ".hwr-camera")
