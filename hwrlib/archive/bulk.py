@@ -187,7 +187,7 @@ def show_progress(rows: Iterator[dict], total: int, low: float = 0.8) -> Iterato
                 broken += row["error"] is not None
                 unsure += sum(line["confidence"] < low for line in row["lines"])
                 rate = 60 * pages / (time.monotonic() - begin)
-                bar.set_postfix_str(f"{rate:.0f} pages/min, {unsure} lines under {low:.0%}, {broken} pages broken")
+                bar.set_postfix_str(f"{rate:.0f} pages/min, {unsure} lines under {low:.0%} sure, {broken} pages broken")
             else:
                 bar.update()
             yield row

@@ -166,7 +166,7 @@ def test_the_bar_counts_pages_broken_ones_and_unsure_lines(archive, tmp_path, ca
     rows = rows_of(reader(tmp_path / "out"), archive)
     assert list(show_progress(iter(rows), 5)) == rows
     shown = capsys.readouterr().err
-    assert "5/5" in shown and "5 lines under 80%, 1 pages broken" in shown and "pages/min" in shown
+    assert "5/5" in shown and "5 lines under 80% sure, 1 pages broken" in shown and "pages/min" in shown
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ import hwrlib.__main__
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
 from hwrlib.archive.sources import ENDINGS
-from hwrlib.data import load_lines
+from hwrlib.data import EXAMPLE, load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer
 
@@ -46,8 +46,7 @@ def images(tmp_path_factory):
 def test_read_without_an_argument_reads_the_embedded_sample_with_the_embedded_weights(capsys):
     assert main(["read", "--precision", "no", "--decoder", "greedy"]) == 0
     out, err = capsys.readouterr()
-    expected = Recognizer.from_pretrained(precision="no").read(load_lines("validation", "sample")[0]["image"])
-    assert out == expected.text + "\n"
+    assert out == load_lines("validation", "sample")[EXAMPLE - 1]["text"] + "\n"  # a first reading that is right
     assert "sample" in err
 
 
