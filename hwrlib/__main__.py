@@ -156,6 +156,12 @@ def app(options: argparse.Namespace) -> int:
     from voila.app import Voila
 
     here = Path(__file__).resolve().parent
+
+    class OwnPage(Voila):
+        def setup_template_dirs(self) -> None:
+            super().setup_template_dirs()
+            self.template_paths.insert(0, str(here / "app"))  # index.html.j2
+
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), *filter(None, paths)])
     os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
@@ -168,7 +174,7 @@ def app(options: argparse.Namespace) -> int:
         arguments += [f"--token={token}"]
         address = f"http://{options.host}:{options.port}/?token={token}"
         print(f"Open this address; without its token nobody gets in: {address}", flush=True)
-    Voila.launch_instance(argv=arguments)
+    OwnPage.launch_instance(argv=arguments)
     return 0
 
 

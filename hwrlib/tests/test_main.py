@@ -335,11 +335,7 @@ def served(monkeypatch, tmp_path):
 def test_the_app_is_served_to_this_machine_alone(served, weights, capsys):
     assert main(["app", "--port", "9000", "--weights", weights, "--no-browser"]) == 0
     ((notebook, *options),) = served
-    assert [cell["cell_type"] for cell in json.loads(Path(notebook).read_text())["cells"]] == [
-        "markdown",
-        "code",
-        "code",
-    ]
+    assert [cell["cell_type"] for cell in json.loads(Path(notebook).read_text())["cells"]] == ["markdown", "code"]
     assert {"--port=9000", "--Voila.ip=127.0.0.1", "--no-browser"} <= set(options)
     assert "token" not in " ".join(options) + capsys.readouterr().out
     assert os.environ["HWR_LINES"] == str(Path("my_lines").resolve())
