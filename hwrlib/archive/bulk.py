@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hwrlib.archive.formats import ReadPage, plain_words, write_page
-from hwrlib.archive.sources import Item, Page, find_items, open_item
+from hwrlib.archive.sources import Item, Page, open_item
+from hwrlib.checkpoints import write_whole
 from hwrlib.ctc import Reading
 from hwrlib.recognizer import Recognizer, expected_right
 
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 def read_archive(
-    source: str | Path,
+    items: list[Item],
     output: str | Path,
     make_recognizer: Callable[[], Recognizer],
     model: str,
@@ -60,7 +61,7 @@ def read_archive(
     written by its worker, before. Chapter 9: notebooks/09_read_an_archive.ipynb.
 
     Arguments:
-        source: as for :func:`hwrlib.archive.sources.find_items`; on a cluster, a folder that all machines see.
+        items: from :func:`hwrlib.archive.sources.find_items`; on a cluster, in a folder that all machines see.
         output: a folder, made where it is missing; likewise.
         make_recognizer: called once in each worker.
         model: what tells its weights and decoder from others: pages read by another are read again.
@@ -73,10 +74,10 @@ def read_archive(
         are all in the output is yielded as its path alone.
 
     Raises:
-        FileNotFoundError, DataError: as ``find_items``.
+        OSError: the output could not be written.
         ModuleNotFoundError: no Ray: ``pip install "ray[data]"``.
     """
-    items, output = find_items(source), Path(output)
+    output = Path(output)
     shutil.rmtree(output / ATTEMPTED, ignore_errors=True)  # of a run that was killed
     (output / ATTEMPTED).mkdir(parents=True)
     done = {
@@ -110,10 +111,8 @@ def read_rows(output: str | Path, columns: list[str] | None = None) -> list[dict
 def write_part(output: Path, pages: list[dict]) -> None:
     """Write pages as one parquet file that is there whole or not at all."""
     if pages:
-        path = output / f"pages-{time.time_ns()}.parquet"
-        half = path.with_suffix(".half")
-        pq.write_table(pa.Table.from_pylist(pages, schema=SCHEMA), half)
-        half.replace(path)
+        table = pa.Table.from_pylist(pages, schema=SCHEMA)
+        write_whole(output / f"pages-{time.time_ns()}.parquet", lambda new: pq.write_table(table, new))
 
 
 class Reader:
