@@ -24,7 +24,7 @@ from hwrlib.recognizer import Recognizer, expected_right
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART = 500  # pages in one parquet file
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
-PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}  # on a busy machine
+BUSY_MACHINE = {"RAY_agent_register_timeout_ms": "300000", "RAY_worker_niceness": "0"}  # Ray's own: 15, the last to run
 ATTEMPTED = ".attempts"  # folder of the output: a mark for each page that is being read
 ATTEMPTS = 3  # a page that workers have died of so often is broken
 BOX = pa.list_(pa.int32())
@@ -218,8 +218,8 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
         workers: CPUs that Ray may use here; all where left out.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about an archive leaves the machine
-    for name, wait in PATIENCE.items():
-        os.environ.setdefault(name, wait)
+    for name, value in BUSY_MACHINE.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -228,7 +228,8 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
     if address:
         ray.init(address, runtime_env={"py_modules": [str(package)]}, log_to_driver=False)
         return True
-    paths = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the workers; for a runtime_env Ray would start more
     ray.init(
         "local",
         num_cpus=workers,
@@ -236,7 +237,6 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
     )
     return True
 

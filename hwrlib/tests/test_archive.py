@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hwrlib.__main__ import main
 from hwrlib.archive.bulk import (
     ATTEMPTED,
     ATTEMPTS,
@@ -29,7 +30,7 @@ from hwrlib.archive.bulk import (
 )
 from hwrlib.archive.sources import find_items
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import DataError
+from hwrlib.data import DataError, load_lines
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -104,6 +105,22 @@ def test_pages_that_are_there_are_not_read_again_but_changed_ones_are(archive, t
     Image.new("L", (30, 20), 77).save(archive / "box" / "1.png")
     (row,) = [row for row in rows_of(reader(tmp_path / "out", done=done), archive) if "sha256" in row]
     assert (row["path"], row["text"]) == ("box/1.png", "77")
+
+
+def test_photos_of_a_phone_are_read(archive, tmp_path, capsys):
+    heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif to read HEIC photos")
+    heif.register_heif_opener()
+    for name, level in (("a.heic", 40), ("b.HEIF", 200)):
+        Image.new("RGB", (64, 32), (level, level, level)).save(archive / name, "HEIF")
+    (archive / "c.heic").write_bytes((archive / "a.heic").read_bytes()[:300])
+    pages = {row["path"]: row for row in rows_of(reader(tmp_path / "out"), archive) if "sha256" in row}
+    assert sorted(pages) == ["a.heic", "b.HEIF", *PAGES[:4], "c.heic", *PAGES[4:]]
+    assert int(pages["a.heic"]["text"]) == pytest.approx(40, abs=3)
+    assert int(pages["b.HEIF"]["text"]) == pytest.approx(200, abs=3)
+    assert pages["c.heic"]["error"].startswith("c.heic: this is")
+    load_lines("validation", "sample")[0]["image"].convert("RGB").save(tmp_path / "line.heic", "HEIF", quality=90)
+    assert main(["read", str(tmp_path / "line.heic"), "--decoder", "greedy", "--precision", "no"]) == 0
+    assert len(capsys.readouterr().out) > 10
 
 
 def test_whatever_a_page_raises_is_its_error(archive, tmp_path):
