@@ -75,8 +75,9 @@ def archive(options: argparse.Namespace) -> int:
     """Read an archive into parquet files and others; go on where a run was cut off."""
     make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
     model = f"{_version(options.weights)}-{options.decoder}"
-    arguments = (options.source, options.output, make, model, options.format, options.workers, options.address)
-    rows = show_progress(read_archive(*arguments), len(find_items(options.source)))
+    items = find_items(options.source)
+    arguments = (items, options.output, make, model, options.format, options.workers, options.address)
+    rows = show_progress(read_archive(*arguments), len(items))
     broken = [row for row in rows if row.get("error")]
     for row in broken:
         _complain(row["error"], row["path"])

@@ -76,7 +76,7 @@ def teach(
 
     Raises:
         DataError: too few lines that can be learnt from, or a folder that cannot be read.
-        TrainingError: as :class:`hwrlib.training.Trainer`.
+        TrainingError, OSError: as :class:`hwrlib.training.Trainer`.
     """
     model = copy.deepcopy(recognizer.model)
     rows, usable, left_out = load_lines("train", folder), [], []
