@@ -5,7 +5,7 @@ const BASELINE = 112;
 const PAUSE = 400; // ms without a pen on the pad after which the strokes go to Python
 const PALM = 2000; // ms after the pen in which a touch is the hand that holds it
 const LABEL =
-  "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y does again, Escape clears.";
+  "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y redoes, Escape clears.";
 
 function svg(tag, attributes = {}) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
