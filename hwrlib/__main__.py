@@ -285,9 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     five = add(archive, "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
     five("output", type=Path, help="folder of the result: parquet files with one row for each page")
-    five(
-        "--format", action="append", choices=list(FORMATS), default=[], help="also write pages as this; may be repeated"
-    )
+    five("--format", action="append", choices=list(FORMATS), default=[], help="also write this format; may be repeated")
     five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
 
