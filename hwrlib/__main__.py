@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import hf_hub_download
 
+from hwrlib.app.server import serve
 from hwrlib.archive.bulk import read_archive, show_progress
 from hwrlib.archive.formats import FORMATS, ReadPage, write_page
 from hwrlib.archive.sources import find_files, find_items, iter_pages
@@ -154,28 +155,27 @@ def app(options: argparse.Namespace) -> int:
     """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
     if not importlib.util.find_spec("voila"):
         raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
-    from voila.app import Voila
 
     here = Path(__file__).resolve().parent
-
-    class OwnPage(Voila):
-        def setup_template_dirs(self) -> None:
-            super().setup_template_dirs()
-            self.template_paths.insert(0, str(here / "app"))  # index.html.j2
-
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), *filter(None, paths)])
     os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
     os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
     arguments = [str(here / "app" / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
-    arguments += ["--MappingKernelManager.cull_idle_timeout=3600", "--MappingKernelManager.cull_interval=300"]
+    culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
+    arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]
     arguments += [] if options.browser else ["--no-browser"]
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         token = secrets.token_hex(24)
         arguments += [f"--token={token}"]
+<<<<<<< HEAD
         address = f"http://{options.host}:{options.port}/?token={token}"
         print(f"Open this address; without its token nobody gets in: {address}", flush=True)
     OwnPage.launch_instance(argv=arguments)
+=======
+        print(f"Only who has the token gets in: http://{options.host}:{options.port}/?token={token}", flush=True)
+    serve(arguments, options.visitors)
+>>>>>>> 817d2ec4ad996b9377cbfcfd16272570682013e7
     return 0
 
 
@@ -277,8 +277,14 @@ def _parser() -> argparse.ArgumentParser:
 
     four = add(app, "Open the app in the browser: a drawing pad, pictures, corrections.")
     four("--port", type=int, default=8866)
+<<<<<<< HEAD
     four("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, which then need a token")
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="of kept lines (default: my_lines)")
+=======
+    four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
+    four("--visitors", type=int, default=8, metavar="N", help="at once; each takes about 0.5 GB of memory (default: 8)")
+    four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
+>>>>>>> 817d2ec4ad996b9377cbfcfd16272570682013e7
     four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -350,6 +351,18 @@ def test_beyond_this_machine_the_app_asks_for_a_token(served, capsys):
     printed = capsys.readouterr().out
     assert all(f"/?{token.removeprefix('--')}" in printed for token in tokens)
     assert all(len(token) > 40 for token in tokens)
+
+
+def test_who_comes_when_all_places_are_taken_is_asked_to_come_back(served, monkeypatch):
+    voila, web = pytest.importorskip("voila.app"), pytest.importorskip("tornado.web")
+    monkeypatch.setattr(voila.Voila, "launch_instance", classmethod(lambda cls, argv: served.append(cls())))
+    assert main(["app", "--visitors", "2"]) == 0
+    kernels = ["one"]
+    handler = types.SimpleNamespace(kernel_manager=types.SimpleNamespace(list_kernel_ids=lambda: kernels))
+    served[0].let_in(handler, notebook=None, cwd="")
+    kernels.append("two")
+    with pytest.raises(web.HTTPError, match="All 2 places are taken"):
+        served[0].let_in(handler, notebook=None, cwd="")
 
 
 def test_without_voila_the_app_says_what_is_missing(monkeypatch, capsys):
