@@ -168,14 +168,9 @@ def app(options: argparse.Namespace) -> int:
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         token = secrets.token_hex(24)
         arguments += [f"--token={token}"]
-<<<<<<< HEAD
         address = f"http://{options.host}:{options.port}/?token={token}"
         print(f"Open this address; without its token nobody gets in: {address}", flush=True)
-    OwnPage.launch_instance(argv=arguments)
-=======
-        print(f"Only who has the token gets in: http://{options.host}:{options.port}/?token={token}", flush=True)
     serve(arguments, options.visitors)
->>>>>>> 817d2ec4ad996b9377cbfcfd16272570682013e7
     return 0
 
 
@@ -277,14 +272,9 @@ def _parser() -> argparse.ArgumentParser:
 
     four = add(app, "Open the app in the browser: a drawing pad, pictures, corrections.")
     four("--port", type=int, default=8866)
-<<<<<<< HEAD
-    four("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, which then need a token")
-    four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="of kept lines (default: my_lines)")
-=======
     four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
     four("--visitors", type=int, default=8, metavar="N", help="at once; each takes about 0.5 GB of memory (default: 8)")
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
->>>>>>> 817d2ec4ad996b9377cbfcfd16272570682013e7
     four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
 

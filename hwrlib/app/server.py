@@ -24,5 +24,6 @@ def serve(arguments: list[str], visitors: int) -> None:
         def let_in(self, handler, **_) -> None:
             if len(handler.kernel_manager.list_kernel_ids()) >= visitors:
                 raise HTTPError(503, reason=f"All {visitors} places are taken. Please come back in a while.")
+            _ = handler.xsrf_token  # sets a cookie; without it a page that is left could not end its kernel
 
     Server.launch_instance(argv=arguments)

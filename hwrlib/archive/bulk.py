@@ -79,7 +79,7 @@ def read_archive(
     """
     output = Path(output)
     shutil.rmtree(output / ATTEMPTED, ignore_errors=True)  # of a run that was killed
-    (output / ATTEMPTED).mkdir(parents=True)
+    (output / ATTEMPTED).mkdir(parents=True, exist_ok=True)
     done = {
         (row["path"], row["sha256"]) for row in read_rows(output, ["path", "sha256", "model"]) if row["model"] == model
     }
@@ -207,7 +207,7 @@ def _attempt(mark: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        mark.unlink()
+        mark.unlink(missing_ok=True)  # a worker that outlives a killed driver may be at the same page
 
 
 def start_ray(address: str | None = None, workers: int | None = None) -> bool:

@@ -358,7 +358,9 @@ def test_who_comes_when_all_places_are_taken_is_asked_to_come_back(served, monke
     monkeypatch.setattr(voila.Voila, "launch_instance", classmethod(lambda cls, argv: served.append(cls())))
     assert main(["app", "--visitors", "2"]) == 0
     kernels = ["one"]
-    handler = types.SimpleNamespace(kernel_manager=types.SimpleNamespace(list_kernel_ids=lambda: kernels))
+    handler = types.SimpleNamespace(
+        kernel_manager=types.SimpleNamespace(list_kernel_ids=lambda: kernels), xsrf_token=""
+    )
     served[0].let_in(handler, notebook=None, cwd="")
     kernels.append("two")
     with pytest.raises(web.HTTPError, match="All 2 places are taken"):
