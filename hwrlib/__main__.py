@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import hf_hub_download
 
+from hwrlib.app.server import serve
 from hwrlib.archive.bulk import read_archive, show_progress
 from hwrlib.archive.formats import FORMATS, ReadPage, write_page
 from hwrlib.archive.sources import find_files, find_items, iter_pages
 from hwrlib.batches import cut_words, prepare_lines, rehearse
-from hwrlib.data import DataError, load_lines, load_strokes, training_lines
+from hwrlib.data import EXAMPLE, DataError, load_lines, load_strokes, training_lines
 from hwrlib.image_files import MOST_BYTES, ImageError, load_page
 from hwrlib.metrics import per_line, report
 from hwrlib.model import CRNN, export_onnx
@@ -75,8 +76,9 @@ def archive(options: argparse.Namespace) -> int:
     """Read an archive into parquet files and others; go on where a run was cut off."""
     make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
     model = f"{_version(options.weights)}-{options.decoder}"
-    arguments = (options.source, options.output, make, model, options.format, options.workers, options.address)
-    rows = show_progress(read_archive(*arguments), len(find_items(options.source)))
+    items = find_items(options.source)
+    arguments = (items, options.output, make, model, options.format, options.workers, options.address)
+    rows = show_progress(read_archive(*arguments), len(items))
     broken = [row for row in rows if row.get("error")]
     for row in broken:
         _complain(row["error"], row["path"])
@@ -153,7 +155,6 @@ def app(options: argparse.Namespace) -> int:
     """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
     if not importlib.util.find_spec("voila"):
         raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
-    from voila.app import Voila
 
     here = Path(__file__).resolve().parent
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -161,13 +162,15 @@ def app(options: argparse.Namespace) -> int:
     os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
     os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
     arguments = [str(here / "app" / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
-    arguments += ["--MappingKernelManager.cull_idle_timeout=3600", "--MappingKernelManager.cull_interval=300"]
+    culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
+    arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]
     arguments += [] if options.browser else ["--no-browser"]
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         token = secrets.token_hex(24)
         arguments += [f"--token={token}"]
-        print(f"Only who has the token gets in: http://{options.host}:{options.port}/?token={token}", flush=True)
-    Voila.launch_instance(argv=arguments)
+        address = f"http://{options.host}:{options.port}/?token={token}"
+        print(f"Open this address; without its token nobody gets in: {address}", flush=True)
+    serve(arguments, options.visitors)
     return 0
 
 
@@ -216,8 +219,8 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
 def _pages(files: list[tuple[str, str]]) -> Iterator[tuple[str, str, np.ndarray | Exception]]:
     """Each page's name, name in --output, and pixels or error, FILE#2 being the second of a file of many."""
     if not files:
-        print("No image given: this is line 1 of the embedded sample (synthetic).", file=sys.stderr)
-        yield "sample", "sample", load_page(load_lines("validation", "sample")[0]["image"])
+        print(f"No image given: this is line {EXAMPLE} of the embedded sample (synthetic).", file=sys.stderr)
+        yield "sample", "sample", load_page(load_lines("validation", "sample")[EXAMPLE - 1]["image"])
     for name, label in files:
         image = sys.stdin.buffer.read(MOST_BYTES) if name == "-" else name
         for number, page in enumerate(iter_pages(image, name), start=1):
@@ -243,21 +246,21 @@ def _parser() -> argparse.ArgumentParser:
 
     one = add(read, "Read images of handwritten lines or pages and print their text, line by line.")
     one("images", nargs="*", metavar="IMAGE", help='files (images, TIFF, PDF), folders, or "-" for standard input')
-    one("--as", dest="kind", choices=["line", "page"], help="what each image is (default: judged by its look)")
-    one("--format", choices=list(FORMATS), default="text", help="of what is printed or written (default: %(default)s)")
-    one("--output", type=Path, metavar="FOLDER", help="write one file a page to it, and print the files' names")
+    one("--as", dest="kind", choices=["line", "page"], help="what each image is (default: decided by its look)")
+    one("--format", choices=list(FORMATS), default="text", help="format of the output (default: %(default)s)")
+    one("--output", type=Path, metavar="FOLDER", help="write one file for each page here, and print their names")
 
     two = add(train, "Train the network, or go on with a training; stop it with Ctrl-C at any time.")
-    two("--output", type=Path, required=True, help="folder of the run: weights (best/), history, state")
+    two("--output", type=Path, required=True, help="folder of the run, for its weights (best/), history and state")
     two("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
-    two("--repeat", type=int, default=1, metavar="N", help="take the lines of --data N times an epoch")
+    two("--repeat", type=int, default=1, metavar="N", help="use each line of --data N times in an epoch")
     two("--strokes", type=Path, help="parquet of pen strokes, rendered as more lines")
     two("--extra", action="append", default=[], metavar="DATA", help="more lines to train on; may be repeated")
-    two("--replay", metavar="DATA", help="mix in as many lines of this, against forgetting (chapter 8)")
+    two("--replay", metavar="DATA", help="mix in as many lines of this data set, against forgetting (chapter 8)")
     two("--words", action="store_true", help="train on the words that can be cut from the lines")
     two("--preset", choices=sorted(PRESETS), default="recipe")
     two("--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="change one of its settings")
-    two("--width-divisor", type=float, help="divide the lines' width by this, 1 to 8 (default: 1, or that of --init)")
+    two("--width-divisor", type=float, help="divide the lines' width by this, 1 to 8 (default: 1, or as in --init)")
     two("--init", help="weights to start from: a folder or a name on the Hub")
     two("--resume", action="store_true", help="go on with the run in --output")
 
@@ -270,16 +273,17 @@ def _parser() -> argparse.ArgumentParser:
     four = add(app, "Open the app in the browser: a drawing pad, pictures, corrections.")
     four("--port", type=int, default=8866)
     four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
+    four("--visitors", type=int, default=8, metavar="N", help="at once; each takes about 0.5 GB of memory (default: 8)")
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
     four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
-    four("--no-browser", dest="browser", action="store_false", help="only serve")
+    four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
 
     five = add(archive, "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
-    five("output", type=Path, help="folder of the result: parquet files, one row a page")
-    five("--format", action="append", choices=list(FORMATS), default=[], help="one more file a page; may be repeated")
-    five("--workers", type=int, metavar="N", help="processes that read (default: one a GPU, or one a CPU)")
-    five("--address", help='of a Ray cluster, or "auto" (default: this machine alone)')
+    five("output", type=Path, help="folder of the result: parquet files with one row for each page")
+    five("--format", action="append", choices=list(FORMATS), default=[], help="also write this format; may be repeated")
+    five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
+    five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
 
     six = add(export, "Write the network as an ONNX file: log-probabilities for one line of any width.")
     six("output", type=Path, metavar="MODEL.onnx")
@@ -288,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
         command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
-        command("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast here")
+        command("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast on this machine")
     return parser
 
 

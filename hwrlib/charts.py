@@ -35,7 +35,8 @@ def show(fig: Figure, name: str, alt: str) -> None:
     fig.savefig(path, dpi=150, metadata={"Software": None})
     drawn, shown = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, dpi=110, metadata={"Software": None})
-    Image.open(drawn).convert("RGB").quantize(32).save(shown, "PNG", optimize=True)  # light notebooks: a third
+    light = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.FASTOCTREE)  # a third of the bytes
+    light.save(shown, "PNG", optimize=True)
     plt.close(fig)
     png = base64.b64encode(shown.getvalue()).decode()
     display({"image/png": png, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)

@@ -38,7 +38,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write: called with the path to write to.
 
     Raises:
-        TrainingError: it could not be written, for a full disk, say; the last good one is kept.
+        OSError: it could not be written, for a full disk, say; what was there before is kept.
     """
     new = path.with_name(f"{path.name}.new")
     try:
@@ -51,8 +51,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(new, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # so torch and safetensors report a full disk
         shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{path} could not be written ({error}); is the disk full? The last good one is still there."
+        raise OSError(
+            f"{path} could not be written ({error}); is the disk full? What was there before is unchanged."
         ) from error
 
 
@@ -127,7 +127,7 @@ def write_state(path: Path, parts: dict, origin: dict, settings: Settings, **res
         rest: numbers and texts, in lists and dictionaries.
 
     Raises:
-        TrainingError: it could not be written.
+        OSError: it could not be written.
     """
     state = {"parts": {name: part.state_dict() for name, part in parts.items()}, "origin": origin, "rest": rest}
     state |= {"settings": dataclasses.asdict(settings), "random": torch.get_rng_state()}

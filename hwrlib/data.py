@@ -17,6 +17,7 @@ from hwrlib.strokes import render_strokes
 
 SAMPLE = Path(__file__).parent / "samples"
 HUB = "Teklia/IAM-line"
+EXAMPLE = 58  # the validation line of the sample that a reader meets first: every decoder reads it right
 METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images of a folder, as `datasets` has it
 
 # The texts of the LOB corpus (Johansson et al., 1978) that IAM's validation and test lines were copied from, as line

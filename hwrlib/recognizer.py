@@ -74,20 +74,16 @@ def calibrated(confidence: float, offset: float, slope: float) -> float:
     return float(1 / (1 + np.exp(-offset - slope * log_odds(confidence))))
 
 
-def is_line(page: np.ndarray) -> bool:
-    """Whether a picture (H, W) is surely one line: at least five times as wide as high."""
+def is_line(page: np.ndarray, kind: Literal["line", "page"] | None = None) -> bool:
+    """Whether a picture (H, W) is to be read as one line: it is called so, or at least five times as wide as high."""
     height, width = page.shape
-    return width >= 5 * height
-
-
-def _is_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> bool:
-    return kind == "line" or (kind is None and is_line(page))
+    return kind == "line" or (kind is None and width >= 5 * height)
 
 
 def _lines_or_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> list[PageLine]:
     """The lines that are found; a lone one as a line, which is cropped only where it must be."""
     height, width = page.shape
-    lines = [PageLine((0, 0, width, height), page)] if _is_line(page, kind) else find_lines(page)
+    lines = [PageLine((0, 0, width, height), page)] if is_line(page, kind) else find_lines(page)
     if kind == "page" or len(lines) != 1:
         return lines
     crop = crop_line(page) or PageLine((0, 0, width, height), page)
@@ -218,7 +214,7 @@ class Recognizer:
         page = load_page(image)
         for state in self._iter_turned(page, image, kind, quarters or 0, batch_size):
             yield state
-        if quarters is not None or _is_line(page, kind) or is_sure(state.readings):
+        if quarters is not None or is_line(page, kind) or is_sure(state.readings):
             return
         upright, best = state, state
         for turns in (1, 2, 3):

@@ -61,7 +61,8 @@ class Trainer:
     Raises:
         FileNotFoundError, FileExistsError: nothing to resume, or a run that would be overwritten.
         TrainingError: a state that is damaged or of another alphabet, width divisor or lines, a folder in use, a loss
-            that is not finite, too little memory, a full disk.
+            that is not finite, too little memory.
+        OSError: a full disk.
     """
 
     def __init__(

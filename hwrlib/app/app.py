@@ -18,7 +18,7 @@ from hwrlib.app.corrections import as_zip, count, forget, keep
 from hwrlib.app.teaching import teach
 from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, strokes_to_line
 from hwrlib.ctc import Reading
-from hwrlib.data import SAMPLE, load_lines
+from hwrlib.data import EXAMPLE, SAMPLE, load_lines
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
 from hwrlib.page.lines import NO_WRITING
@@ -143,7 +143,7 @@ class ReadingApp(ipywidgets.VBox):
 
     def _loaded(self) -> Recognizer:
         if self.recognizer is None:
-            raise RuntimeError("the network could not be loaded; start the app anew")
+            raise RuntimeError("the network could not be loaded; start the app again")
         return self.recognizer
 
     def _read_picture(self, name: str, page: np.ndarray, quarters: int | None, cancel: threading.Event) -> None:
@@ -234,7 +234,8 @@ class ReadingApp(ipywidgets.VBox):
         elif kind == "sample" and message.get("of") == "page":
             self.show(SAMPLE / "page.png", "the sample page (synthetic)")
         elif kind == "sample":
-            self.show(load_lines("validation", "sample")[0]["image"], "line 1 of the sample (synthetic)")
+            line = load_lines("validation", "sample")[EXAMPLE - 1]["image"]
+            self.show(line, f"line {EXAMPLE} of the sample (synthetic)")
         elif kind == "again" and self._picture:
             self._again(str(message.get("as", "")), int(message.get("turn", 0)))
         elif kind == "pad":
@@ -329,7 +330,7 @@ class ReadingApp(ipywidgets.VBox):
         says = "The teaching went wrong."
         try:
             lesson = teach(self._loaded(), self.folder, network, tell, stop)
-            says = lesson.says() if lesson else "Stopped; the network is as it was."
+            says = lesson.says() if lesson else "Stopped. The network has not changed."
             self.recognizer = lesson.recognizer if lesson else self.recognizer
         except FAILURES as error:
             says = _why(error)

@@ -27,4 +27,4 @@ function ask(model, message, buffers = [], silent = () => {}) {
   model.send(message, undefined, buffers);
 }
 
-const SILENT = "No answer: the kernel is busy or has ended. Wait a little, then run the cell again or load the page anew.";
+const SILENT = "No answer: the kernel is busy or has ended. Wait a little, then run the cell again or reload the page.";

@@ -5,7 +5,7 @@ const BASELINE = 112;
 const PAUSE = 400; // ms without a pen on the pad after which the strokes go to Python
 const PALM = 2000; // ms after the pen in which a touch is the hand that holds it
 const LABEL =
-  "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y does again, Escape clears.";
+  "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y redoes, Escape clears.";
 
 function svg(tag, attributes = {}) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -36,10 +36,16 @@ function render({ model, el }) {
   const drawn = () => (current ? [...now.strokes, current] : now.strokes);
   const lists = () => now.strokes.map(({ points }) => points);
 
-  function line({ points, pressures }) {
-    const mean = pressures.length ? pressures.reduce((a, b) => a + b) / pressures.length : 0.5; // a mouse has 0.5
-    const path = points.length === 2 ? [...points, ...points] : points; // a dot
-    return svg("polyline", { points: path.join(" "), "stroke-width": (1.5 + 3 * mean).toFixed(2) });
+  // The part of a stroke that ends at point k, as wide as the pen was pressed; a mouse has 0.5. The first is a dot.
+  function part({ points, pressures }, k) {
+    const [[x1, y1], [x2, y2]] = [Math.max(0, k - 1), k].map((at) => points.slice(2 * at, 2 * at + 2));
+    return svg("line", { x1, y1, x2, y2, "stroke-width": (1.5 + 3 * (pressures[k] ?? 0.5)).toFixed(2) });
+  }
+
+  function line(stroke) {
+    const group = svg("g");
+    group.append(...Array.from({ length: stroke.points.length / 2 }, (_, k) => part(stroke, k)));
+    return group;
   }
 
   function show() {
@@ -111,11 +117,10 @@ function render({ model, el }) {
     for (const { clientX, clientY, pressure } of moves.length ? moves : [event]) {
       const { x, y } = new DOMPoint(clientX, clientY).matrixTransform(toSheet);
       current.points.push(Math.round(x * 10) / 10, Math.round(y * 10) / 10);
-      if (pressure) current.pressures.push(pressure);
+      current.pressures.push(pressure || (current.pressures.at(-1) ?? 0.5)); // a pen that leaves has 0
+      ink.lastChild.append(part(current, current.pressures.length - 1));
     }
     if (event.pointerType === "pen") lastPen = performance.now();
-    ink.children[now.strokes.length]?.remove();
-    ink.append(line(current));
   }
 
   function down(event) {
@@ -127,6 +132,7 @@ function render({ model, el }) {
     sheet.focus({ preventScroll: true });
     sheet.setPointerCapture(event.pointerId);
     current = { points: [], pressures: [], row: now.lines - 1, pointer: event.pointerId, type: event.pointerType };
+    show();
     add(event);
   }
 

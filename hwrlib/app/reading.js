@@ -69,7 +69,7 @@ function render({ model, el }) {
   boxes.setAttribute("aria-hidden", "true"); // each says nothing that its line doesn't
   const picture = make("div", { class: "hwr-picture" }, image, boxes);
   const list = make("div", { class: "hwr-lines" });
-  const legend = make("p", { class: "hwr-small" }, "Orange and underlined: less sure. Tap a line to correct it; Enter keeps it.");
+  const legend = make("p", { class: "hwr-small" }, "Orange, underlined characters are less sure. Tap a line to correct it; Enter keeps it.");
   const copied = button("Copy the text", async () => {
     await copy(text());
     copied.textContent = "Copied";
@@ -82,7 +82,7 @@ function render({ model, el }) {
     button("Save as text", () => save([text(), "\n"], "handwriting.txt")), keepAll,
     make("label", {}, marks, " Boxes"), make("label", { title: "as the lines of IAM are written" }, spaces, " Spaces before punctuation"));
   const count = make("span", { class: "hwr-count", role: "status" });
-  const undo = button("Undo the last", () => send({ kind: "undo" }), { "aria-label": "Undo the last kept" });
+  const undo = button("Undo the last", () => send({ kind: "undo" }), { "aria-label": "Undo the last Keep" });
   const zip = button("Download", () => send({ kind: "zip" }), { "aria-label": "Download the kept lines" });
   const teach = button("Teach it", () => send({ kind: "teach" }), { title: "trains the network on the kept lines (chapter 8)" });
   const taught = make("span", { role: "status", "aria-live": "polite", class: "hwr-small" });

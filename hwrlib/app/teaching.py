@@ -30,7 +30,7 @@ class Lesson:
 
     Arguments:
         recognizer: with the weights that read the held-out lines best; those it began with where none was better.
-        before, after: CER on the held-out lines, 0 to 1. They chose the weights, so the gain flatters a little.
+        before, after: CER on the held-out lines, 0 to 1. They chose the weights, so the gain is a little smaller.
         learnt, held_out: how many lines served for what.
         left_out: why other lines did not.
     """
@@ -44,12 +44,12 @@ class Lesson:
 
     def says(self) -> str:
         """The same in words."""
-        rates = f"{self.before:.1%} before, {self.after:.1%} after learning from {self.learnt}"
-        now = (
-            "The app reads with it now." if self.after < self.before else "No round was better, so it stays as it was."
-        )
+        rates = f"{self.before:.1%} before, {self.after:.1%} after learning from {self.learnt} others"
+        better = self.after < self.before
+        now = "The app now uses the new weights." if better else "No round was better, so the network stays as it was."
         left_out = "".join(f" Left out: {why}." for why in self.left_out[:3])
-        return f"CER on {self.held_out} lines that were held out: {rates}. {now}{left_out}"
+        lines = f"{self.held_out} held-out line{'s' * (self.held_out != 1)}"
+        return f"Wrong characters (CER) on {lines}: {rates}. {now}{left_out}"
 
 
 def teach(
@@ -76,7 +76,7 @@ def teach(
 
     Raises:
         DataError: too few lines that can be learnt from, or a folder that cannot be read.
-        TrainingError: as :class:`hwrlib.training.Trainer`.
+        TrainingError, OSError: as :class:`hwrlib.training.Trainer`.
     """
     model = copy.deepcopy(recognizer.model)
     rows, usable, left_out = load_lines("train", folder), [], []

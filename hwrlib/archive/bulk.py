@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hwrlib.archive.formats import ReadPage, plain_words, write_page
-from hwrlib.archive.sources import Item, Page, find_items, open_item
+from hwrlib.archive.sources import Item, Page, open_item
+from hwrlib.checkpoints import write_whole
 from hwrlib.ctc import Reading
 from hwrlib.recognizer import Recognizer, expected_right
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART = 500  # pages in one parquet file
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
-PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}  # on a busy machine
+BUSY_MACHINE = {"RAY_agent_register_timeout_ms": "300000", "RAY_worker_niceness": "0"}  # Ray's own: 15, the last to run
 ATTEMPTED = ".attempts"  # folder of the output: a mark for each page that is being read
 ATTEMPTS = 3  # a page that workers have died of so often is broken
 BOX = pa.list_(pa.int32())
@@ -45,7 +46,7 @@ SCHEMA = pa.schema(
 
 
 def read_archive(
-    source: str | Path,
+    items: list[Item],
     output: str | Path,
     make_recognizer: Callable[[], Recognizer],
     model: str,
@@ -60,7 +61,7 @@ def read_archive(
     written by its worker, before. Chapter 9: notebooks/09_read_an_archive.ipynb.
 
     Arguments:
-        source: as for :func:`hwrlib.archive.sources.find_items`; on a cluster, a folder that all machines see.
+        items: from :func:`hwrlib.archive.sources.find_items`; on a cluster, in a folder that all machines see.
         output: a folder, made where it is missing; likewise.
         make_recognizer: called once in each worker.
         model: what tells its weights and decoder from others: pages read by another are read again.
@@ -73,12 +74,12 @@ def read_archive(
         are all in the output is yielded as its path alone.
 
     Raises:
-        FileNotFoundError, DataError: as ``find_items``.
+        OSError: the output could not be written.
         ModuleNotFoundError: no Ray: ``pip install "ray[data]"``.
     """
-    items, output = find_items(source), Path(output)
+    output = Path(output)
     shutil.rmtree(output / ATTEMPTED, ignore_errors=True)  # of a run that was killed
-    (output / ATTEMPTED).mkdir(parents=True)
+    (output / ATTEMPTED).mkdir(parents=True, exist_ok=True)
     done = {
         (row["path"], row["sha256"]) for row in read_rows(output, ["path", "sha256", "model"]) if row["model"] == model
     }
@@ -110,10 +111,8 @@ def read_rows(output: str | Path, columns: list[str] | None = None) -> list[dict
 def write_part(output: Path, pages: list[dict]) -> None:
     """Write pages as one parquet file that is there whole or not at all."""
     if pages:
-        path = output / f"pages-{time.time_ns()}.parquet"
-        half = path.with_suffix(".half")
-        pq.write_table(pa.Table.from_pylist(pages, schema=SCHEMA), half)
-        half.replace(path)
+        table = pa.Table.from_pylist(pages, schema=SCHEMA)
+        write_whole(output / f"pages-{time.time_ns()}.parquet", lambda new: pq.write_table(table, new))
 
 
 class Reader:
@@ -187,7 +186,7 @@ def show_progress(rows: Iterator[dict], total: int, low: float = 0.8) -> Iterato
                 broken += row["error"] is not None
                 unsure += sum(line["confidence"] < low for line in row["lines"])
                 rate = 60 * pages / (time.monotonic() - begin)
-                bar.set_postfix_str(f"{rate:.0f} pages/min, {unsure} lines under {low:.0%}, {broken} pages broken")
+                bar.set_postfix_str(f"{rate:.0f} pages/min, {unsure} lines under {low:.0%} sure, {broken} pages broken")
             else:
                 bar.update()
             yield row
@@ -208,7 +207,7 @@ def _attempt(mark: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        mark.unlink()
+        mark.unlink(missing_ok=True)  # a worker that outlives a killed driver may be at the same page
 
 
 def start_ray(address: str | None = None, workers: int | None = None) -> bool:
@@ -219,8 +218,8 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
         workers: CPUs that Ray may use here; all where left out.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about an archive leaves the machine
-    for name, wait in PATIENCE.items():
-        os.environ.setdefault(name, wait)
+    for name, value in BUSY_MACHINE.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -229,7 +228,8 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
     if address:
         ray.init(address, runtime_env={"py_modules": [str(package)]}, log_to_driver=False)
         return True
-    paths = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the workers; for a runtime_env Ray would start more
     ray.init(
         "local",
         num_cpus=workers,
@@ -237,7 +237,6 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
     )
     return True
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from hwrlib.archive.sources import DPI
+from hwrlib.checkpoints import write_whole
 from hwrlib.ctc import Character, Reading
 from hwrlib.page.places import Box, bounding_box, turn_back
 
@@ -238,15 +239,14 @@ def write_page(page: ReadPage, name: str, folder: Path) -> Path:
 
     Raises:
         FormatError: a page that the format cannot hold.
+        OSError: the file could not be written.
     """
     parts = [part for part in Path(page.name.replace("#", "-")).parts if part not in ("/", "..", ".")]
     path = folder.joinpath(*parts or ["page"])
     path = path.with_name(path.name + FORMATS[name].ending)
     content = FORMATS[name].write(page)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".half")
-    half.write_bytes(content)
-    half.replace(path)
+    write_whole(path, lambda new: new.write_bytes(content))
     return path
 
 

@@ -151,7 +151,7 @@ def _render(page, name: str) -> np.ndarray:
 def _row_groups(table: Path, name: str) -> list[Item]:
     schema = pq.read_schema(table)
     if "image" not in schema.names:
-        raise DataError(f"{table} has no column image, but {', '.join(schema.names)}: no data set of images")
+        raise DataError(f"{table} has no column image, but {', '.join(schema.names)}; give a data set of images")
     return [Item(name, str(table), group) for group in range(pq.read_metadata(table).num_row_groups)]
 
 

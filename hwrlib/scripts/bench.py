@@ -1,12 +1,18 @@
-"""How fast: lines a second in training and in reading, beside the reference's own loop (chapter 4)."""
+"""How fast: training and reading beside the reference's own loops, and the network in other engines (chapter 6)."""
 
 import argparse
+import copy
 import dataclasses
+import functools
+import importlib.util
 import io
 import json
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -18,11 +24,15 @@ from torch import nn
 
 from hwrlib.alphabet import REFERENCE
 from hwrlib.batches import prepare_lines
+from hwrlib.ctc import frames, greedy
 from hwrlib.data import load_lines
-from hwrlib.model import CRNN, layer_table
-from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer, best_precision, matmul_rate
+from hwrlib.images import prepare_pixels, to_tensor
+from hwrlib.model import CRNN, export_onnx, fused, layer_table
+from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer, best_precision, load_recognizer, matmul_rate
 from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
+
+PAGE = Path(__file__).parents[1] / "samples" / "page.png"
 
 
 class Reference:
@@ -149,8 +159,92 @@ def compare(
     return table.drop(columns=["seconds", "work"])
 
 
+def engines(model: CRNN, folder: Path) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """Ways to get log-probabilities (1, T, classes) from one line (1, 1, 128, W), of the engines that are installed.
+
+    Arguments:
+        model: the network; it is read on the CPU, in as many threads as torch takes.
+        folder: where its ONNX file is put.
+    """
+    model, threads = copy.deepcopy(model).cpu().eval(), torch.get_num_threads()
+    reading = fused(model).to(memory_format=torch.channels_last)
+
+    def read(line: torch.Tensor, precision: str) -> torch.Tensor:
+        with torch.autocast("cpu", DTYPES[precision], enabled=precision != "no"):
+            return reading(line)
+
+    ways = {"torch, batch norm apart": model}
+    for precision in dict.fromkeys(["no", best_precision()]):
+        name = str(DTYPES[precision]).removeprefix("torch.")
+        ways[f"torch as hwrlib reads, {name}"] = functools.partial(read, precision=precision)
+    path = folder / "model.onnx"
+    export_onnx(model, path)
+    if importlib.util.find_spec("onnxruntime"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        ways["ONNX Runtime"] = lambda line: torch.from_numpy(session.run(None, {"image": line.numpy()})[0])
+    if importlib.util.find_spec("openvino"):
+        import openvino
+
+        compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})
+        ways["OpenVINO"] = lambda line: torch.from_numpy(compiled([line.numpy()])[0].copy())
+    return ways
+
+
+def compare_engines(images: list[bytes], model: CRNN, rounds: int = 3) -> pd.DataFrame:
+    """Processor seconds a line of the trained network in each of :func:`engines`, on the same prepared lines.
+
+    Chapter 6: notebooks/06_analyse_the_errors.ipynb.
+
+    Arguments:
+        images: encoded image files, one line each.
+        model: a trained network.
+        rounds: how often each engine reads every line, in turn; the first of several is not counted.
+
+    Returns:
+        a row for each engine: engine, seconds (of all processor cores together, for a line), ratio to the first, and
+        same: the share of lines that greedy decoding gives the same text as the first.
+    """
+    lines = [to_tensor(prepare_pixels(image, width_divisor=model.width_divisor))[None] for image in images]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        ways = engines(model, Path(folder))
+        for _ in range(rounds):
+            for name, read in ways.items():
+                start = time.process_time()
+                found = [read(line) for line in lines]
+                seconds = time.process_time() - start
+                texts = [
+                    greedy(x, frames(torch.tensor([line.shape[-1]])), model.alphabet)[0].text
+                    for x, line in zip(found, lines, strict=True)
+                ]
+                rows.append((name, seconds / len(lines), texts))
+    first = rows[0][2]
+    rows = rows[len(ways) :] if rounds > 1 else rows
+    table = pd.DataFrame(rows, columns=["engine", "seconds", "texts"])
+    table["same"] = [np.mean([a == b for a, b in zip(texts, first, strict=True)]) for texts in table.texts]
+    table = table.groupby("engine", sort=False)[["seconds", "same"]].mean().reset_index()
+    return table.assign(ratio=table.seconds / table.seconds[0])[["engine", "seconds", "ratio", "same"]]
+
+
+def read_a_page() -> dict[str, float]:
+    """What the embedded page costs: its lines, the least seconds of three readings, the most memory of a process."""
+    recognizer, seconds = load_recognizer(), []
+    for _ in range(3):
+        start = time.perf_counter()
+        lines = len(recognizer.read_page(PAGE))
+        seconds.append(time.perf_counter() - start)
+    command = [sys.executable, "-m", "hwrlib", "read", str(PAGE)]
+    subprocess.run(command, cwd=PAGE.parents[2], check=True, stdout=subprocess.DEVNULL)
+    memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {"lines": lines, "seconds": round(min(seconds), 2), "gigabytes": round(memory / 1e9, 2)}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print the table."""
+    """Measure, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.bench", description=__doc__)
     parser.add_argument("--source", default="sample", help="sample, iam, or a path as for load_lines (default: sample)")
     parser.add_argument("--lines", type=int, default=32, help="how many lines, spread over the source (default: 32)")
@@ -162,8 +256,21 @@ def main(arguments: list[str] | None = None) -> None:
     rows = rows.select(np.unique(np.linspace(0, len(rows) - 1, options.lines).astype(int)))
     images = [image["bytes"] or Path(image["path"]).read_bytes() for image in rows["image"]]
     width_divisor = json.loads((WEIGHTS / "config.json").read_text())["width_divisor"]
-    table = compare(images, list(rows["text"]), sorted({1.0, width_divisor}))
-    print(table.to_json(orient="records", indent=2) if options.json else table.round(3).to_string(index=False))
+    programs = compare(images, list(rows["text"]), sorted({1.0, width_divisor}))
+    network = compare_engines(images, CRNN.from_pretrained(WEIGHTS))
+    machine = {"threads": torch.get_num_threads(), "lines": len(images), "source": options.source}
+    machine |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
+    machine |= {"matrix products, GFLOP/s": round(matmul_rate(torch.float32) / 1e9)}
+    machine |= {f"page, {name}": value for name, value in read_a_page().items()}
+    if options.json:
+        tables = {"programs": programs.round(4).to_dict("records"), "engines": network.round(4).to_dict("records")}
+        print(json.dumps({"machine": machine, **tables}, indent=2))
+    else:
+        print(
+            pd.Series(machine).to_string(),
+            *(t.round(3).to_string(index=False) for t in (programs, network)),
+            sep="\n\n",
+        )
 
 
 if __name__ == "__main__":

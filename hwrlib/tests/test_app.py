@@ -300,7 +300,7 @@ def test_back_to_the_pad_what_was_written_is_there_again(app):
 
 def test_the_samples_can_be_read(app):
     tell(app, "sample", of="line")
-    assert app.view.status.startswith("Read line 1 of the sample (synthetic).")
+    assert app.view.status.startswith("Read line 58 of the sample (synthetic).")
 
 
 # What cannot be read
@@ -512,7 +512,7 @@ def test_teaching_says_what_it_brought_and_the_app_reads_with_it(pupil, monkeypa
     pupil.view.observe(lambda change: shown.append(change["new"]), "teaching")
     tell(pupil, "teach")
     says = pupil.view.teaching["says"]
-    assert "CER on 1 lines that were held out: 50.0% before, 25.0% after learning from 4." in says
+    assert "(CER) on 1 held-out line: 50.0% before, 25.0% after learning from 4 others." in says
     assert "Left out: 'Größe'" in says
     assert pupil.recognizer is not before
     assert pupil.recognizer.decoder is before.decoder

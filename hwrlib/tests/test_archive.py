@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from hwrlib.__main__ import main
 from hwrlib.archive.bulk import (
     ATTEMPTED,
     ATTEMPTS,
@@ -29,7 +30,7 @@ from hwrlib.archive.bulk import (
 )
 from hwrlib.archive.sources import find_items
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import DataError
+from hwrlib.data import DataError, load_lines
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -106,6 +107,22 @@ def test_pages_that_are_there_are_not_read_again_but_changed_ones_are(archive, t
     assert (row["path"], row["text"]) == ("box/1.png", "77")
 
 
+def test_photos_of_a_phone_are_read(archive, tmp_path, capsys):
+    heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif to read HEIC photos")
+    heif.register_heif_opener()
+    for name, level in (("a.heic", 40), ("b.HEIF", 200)):
+        Image.new("RGB", (64, 32), (level, level, level)).save(archive / name, "HEIF")
+    (archive / "c.heic").write_bytes((archive / "a.heic").read_bytes()[:300])
+    pages = {row["path"]: row for row in rows_of(reader(tmp_path / "out"), archive) if "sha256" in row}
+    assert sorted(pages) == ["a.heic", "b.HEIF", *PAGES[:4], "c.heic", *PAGES[4:]]
+    assert int(pages["a.heic"]["text"]) == pytest.approx(40, abs=3)
+    assert int(pages["b.HEIF"]["text"]) == pytest.approx(200, abs=3)
+    assert pages["c.heic"]["error"].startswith("c.heic: this is")
+    load_lines("validation", "sample")[0]["image"].convert("RGB").save(tmp_path / "line.heic", "HEIF", quality=90)
+    assert main(["read", str(tmp_path / "line.heic"), "--decoder", "greedy", "--precision", "no"]) == 0
+    assert len(capsys.readouterr().out) > 10
+
+
 def test_whatever_a_page_raises_is_its_error(archive, tmp_path):
     class Failing(Stub):
         def read_page(self, pixels):
@@ -166,7 +183,7 @@ def test_the_bar_counts_pages_broken_ones_and_unsure_lines(archive, tmp_path, ca
     rows = rows_of(reader(tmp_path / "out"), archive)
     assert list(show_progress(iter(rows), 5)) == rows
     shown = capsys.readouterr().err
-    assert "5/5" in shown and "5 lines under 80%, 1 pages broken" in shown and "pages/min" in shown
+    assert "5/5" in shown and "5 lines under 80% sure, 1 pages broken" in shown and "pages/min" in shown
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +199,7 @@ def test_a_killed_worker_loses_no_page_and_doubles_none(ray, archive, tmp_path):
     for k in range(3, 12):
         Image.new("L", (30, 20), k).save(archive / "box" / f"{k}.png")
     make, killed, seen = functools.partial(Stub, 0.3), set(), []
-    for row in read_archive(archive, tmp_path / "out", make, "m", workers=2):
+    for row in read_archive(find_items(archive), tmp_path / "out", make, "m", workers=2):
         seen.append(row["path"])
         worker = int(row["worker"].rpartition(":")[2]) if "sha256" in row and row["error"] is None else None
         if worker and len(killed) < 2 and worker not in killed and psutil.pid_exists(worker):
@@ -192,9 +209,11 @@ def test_a_killed_worker_loses_no_page_and_doubles_none(ray, archive, tmp_path):
     assert len(killed) == 2
     assert sorted(row["path"] for row in rows) == sorted([*PAGES, *(f"box/{k}.png" for k in range(3, 12))])
     assert [row["path"] for row in rows if row["error"]] == ["broken.jpg"]
-    again = list(read_archive(archive, tmp_path / "out", make, "m", workers=2))
+    again = list(read_archive(find_items(archive), tmp_path / "out", make, "m", workers=2))
     assert len(again) == 14 and not any("sha256" in row for row in again)
-    other = list(read_archive(archive, tmp_path / "out", functools.partial(Stub), "another model", workers=2))
+    other = list(
+        read_archive(find_items(archive), tmp_path / "out", functools.partial(Stub), "another model", workers=2)
+    )
     assert sum("sha256" in row for row in other) == 15
 
 
@@ -205,7 +224,9 @@ def test_a_page_that_kills_its_workers_is_given_up_and_the_others_are_read(ray, 
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().read_page(pixels)
 
-    rows = [row for row in read_archive(archive, tmp_path / "out", Deadly, "m", workers=1) if "sha256" in row]
+    rows = [
+        row for row in read_archive(find_items(archive), tmp_path / "out", Deadly, "m", workers=1) if "sha256" in row
+    ]
     assert sorted(row["path"] for row in rows) == PAGES
     assert {row["path"]: row["error"] for row in rows}[
         "box/1.png"
@@ -215,11 +236,12 @@ def test_a_page_that_kills_its_workers_is_given_up_and_the_others_are_read(ray, 
 DRIVER = """
 import sys
 from hwrlib.archive import bulk
+from hwrlib.archive.sources import find_items
 from hwrlib.tests.test_archive import Stub
 import functools
 bulk.PART_SECONDS = 0
 if __name__ == "__main__":
-    for row in bulk.read_archive(sys.argv[1], sys.argv[2], functools.partial(Stub, 0.3), "m", workers=2):
+    for row in bulk.read_archive(find_items(sys.argv[1]), sys.argv[2], functools.partial(Stub, 0.3), "m", workers=2):
         print(row["path"], flush=True)
 """
 
@@ -241,7 +263,7 @@ def test_a_killed_driver_is_followed_by_one_that_reads_the_rest(ray, archive, tm
     _, alive = psutil.wait_procs(children, timeout=60)  # without their driver, Ray's processes end by themselves
     for process in alive:
         process.kill()
-    rows = [row for row in read_archive(archive, tmp_path / "out", Stub, "m", workers=2) if "sha256" in row]
+    rows = [row for row in read_archive(find_items(archive), tmp_path / "out", Stub, "m", workers=2) if "sha256" in row]
     assert len(rows) == 15 - len(before)
     assert sorted(row["path"] for row in read_rows(tmp_path / "out")) == sorted(
         {*PAGES, *(f"box/{k}.png" for k in range(12))}
@@ -249,7 +271,7 @@ def test_a_killed_driver_is_followed_by_one_that_reads_the_rest(ray, archive, tm
 
 
 def test_a_half_written_part_is_no_part(tmp_path):
-    (tmp_path / "pages-1.half").write_bytes(b"PAR1 cut off")
+    (tmp_path / "pages-1.parquet.new").write_bytes(b"PAR1 cut off")
     assert read_rows(tmp_path) == []
     write_part(tmp_path, [])
     assert not list(tmp_path.glob("*.parquet"))

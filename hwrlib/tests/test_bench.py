@@ -60,6 +60,13 @@ def test_the_table():
     assert (table.lines_per_second > 0).all() and (table.share > 0).all()
 
 
+def test_every_engine_reads_the_same_lines_and_the_first_is_the_measure():
+    table = bench.compare_engines(IMAGES, CRNN(width_divisor=2.0), rounds=1)
+    assert list(table.columns) == ["engine", "seconds", "ratio", "same"]
+    assert table.engine[:2].tolist() == ["torch, batch norm apart", "torch as hwrlib reads, float32"]
+    assert (table.seconds > 0).all() and table.ratio[0] == 1 and table.same[0] == 1
+
+
 def test_command_line(monkeypatch, tmp_path, capsys):
     (tmp_path / "metadata.csv").write_text(
         "file_name,text\n" + "".join(f"{k}.png,{text}\n" for k, text in enumerate(TEXTS))
@@ -70,9 +77,11 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     CRNN(width_divisor=2.0).save_pretrained(tmp_path / "weights")
     monkeypatch.setattr(bench, "WEIGHTS", tmp_path / "weights")
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["side"] for row in rows} == {"reference", "recipe, width / 1", "recipe, width / 2"}
-    assert {row["task"] for row in rows} == {"train", "read"}
+    tables = json.loads(capsys.readouterr().out)
+    assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2"}
+    assert {row["task"] for row in tables["programs"]} == {"train", "read"}
+    assert tables["engines"][0]["ratio"] == 1
+    assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 11
 
 
 @pytest.mark.parametrize("lines", ["0", "-3", "many"])

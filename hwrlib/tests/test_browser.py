@@ -239,6 +239,8 @@ def test_writing_is_read_corrected_kept_and_taken_back_and_visitors_are_apart(al
         write(one, HELLO)
         wait_for(one, ".hwr-status", "Read your writing.")
     assert bottom(driver, ".hwr-edit") < 800
+    fetched = "return performance.getEntriesByType('resource').map(e => new URL(e.name).host).filter(host => host)"
+    assert set(driver.execute_script(fetched)) == {alone.removeprefix("http://")}  # and nothing from elsewhere
 
     find(driver, ".hwr-pad svg").send_keys(Keys.CONTROL, "z")
     wait_for(driver, ".hwr-pad [role=status]", "5 strokes")

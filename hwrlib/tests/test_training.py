@@ -860,7 +860,7 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path, monkeypatch, error):
         raise error
 
     after(run, 6, lambda: monkeypatch.setattr(torch, "save", full))
-    with pytest.raises(TrainingError, match=r"state\.pt could not be written.*disk full"):
+    with pytest.raises(OSError, match=r"state\.pt could not be written.*disk full"):
         run.run(bar=False)
     monkeypatch.undo()
     assert resumable(tmp_path, 5)
@@ -872,7 +872,7 @@ def test_a_disk_that_fills_while_the_best_weights_are_written(tmp_path):
     limits, usual = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     after(run, 5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1])))
     try:
-        with pytest.raises(TrainingError, match="best could not be written"):
+        with pytest.raises(OSError, match="best could not be written"):
             run.run(bar=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
