@@ -12,7 +12,7 @@ def serve(arguments: list[str], visitors: int) -> None:
         arguments: of Voila's command line.
         visitors: how many there can be at once, each with a kernel of its own.
     """
-    from tornado.web import HTTPError  # comes with Voila, which only this needs
+    from tornado.web import HTTPError
     from voila.app import Voila
 
     class Server(Voila):

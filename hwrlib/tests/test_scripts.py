@@ -156,7 +156,8 @@ def declared():
 def test_requirements_are_the_dependencies_with_those_of_app_archive_and_test(declared):
     rows = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     extras = declared["project"]["optional-dependencies"]
-    widgets = [row for row in extras["app"] if not row.startswith("voila")]  # a notebook needs no server of its own
+    server = ("voila", "tornado")  # a notebook needs no server of its own
+    widgets = [row for row in extras["app"] if not row.startswith(server)]
     expected = declared["project"]["dependencies"] + widgets + extras["archive"] + extras["test"]
     assert [row for row in rows if not row.startswith("#")] == expected
 
