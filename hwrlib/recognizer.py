@@ -145,6 +145,8 @@ class Recognizer:
             depends on it; measured on this machine where left out.
         decoder: ``hwrlib.ctc.greedy`` or a ``hwrlib.beam.PrefixBeam``.
 
+    ``batch_size`` is the number of lines read at once, 1 on a CPU; the texts do not depend on it.
+
     >>> recognizer = Recognizer.from_pretrained()
     >>> recognizer.read(np.full((64, 400), 255, np.uint8)).text
     ''
@@ -156,6 +158,8 @@ class Recognizer:
         self.device = next(model.parameters()).device
         self.precision = precision or best_precision(self.device)
         self.decoder = decoder
+        # A CPU spends more on the padding of eight lines than their batch spares it; a GPU wants much at once.
+        self.batch_size = 1 if self.device.type == "cpu" else 8
 
     @classmethod
     def from_pretrained(
@@ -186,7 +190,7 @@ class Recognizer:
             a reading a line, none for a page without writing. ``box`` says where the line is on the picture as given,
             ``rotation`` how it was turned to be read.
         """
-        *_, last = self.iter_page(image, kind, batch_size=8)
+        *_, last = self.iter_page(image, kind)
         return last.readings
 
     def iter_page(
@@ -194,7 +198,6 @@ class Recognizer:
         image: Picture,
         kind: Literal["line", "page"] | None = None,
         quarters: int | None = None,
-        batch_size: int = 1,
     ) -> Iterator[PageReading]:
         """Read a page and yield how far it is: all lines first, then more and more of their readings.
 
@@ -206,19 +209,18 @@ class Recognizer:
             kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
                 or one line is found on it.
             quarters: turns clockwise, 0 to 3, to be read after; None tries.
-            batch_size: lines read at once; the texts do not depend on it.
 
         Raises:
             ImageError, FileNotFoundError: as :func:`hwrlib.page.lines.find_lines`.
         """
         page = load_page(image)
-        for state in self._iter_turned(page, image, kind, quarters or 0, batch_size):
+        for state in self._iter_turned(page, image, kind, quarters or 0):
             yield state
         if quarters is not None or is_line(page, kind) or is_sure(state.readings):
             return
         upright, best = state, state
         for turns in (1, 2, 3):
-            for state in self._iter_turned(page, page, kind, turns, batch_size):
+            for state in self._iter_turned(page, page, kind, turns):
                 yield state
             if best is upright or expected_right(state.readings) > expected_right(best.readings):
                 best = state
@@ -226,15 +228,15 @@ class Recognizer:
         yield upright if by_chance else best
 
     def _iter_turned(
-        self, page: np.ndarray, image: Picture, kind: Literal["line", "page"] | None, quarters: int, batch_size: int
+        self, page: np.ndarray, image: Picture, kind: Literal["line", "page"] | None, quarters: int
     ) -> Iterator[PageReading]:
         """One try, after so many quarter turns clockwise; boxes lie on the page as given."""
         turned = np.ascontiguousarray(np.rot90(page, -quarters)) if quarters else page
         lines = [turn_line_back(line, turned.shape, quarters) for line in _lines_or_line(turned, kind)]
         readings: list[Reading] = []
         yield PageReading(lines, readings, quarters)
-        for start in range(0, len(lines), batch_size):
-            some = lines[start : start + batch_size]
+        for start in range(0, len(lines), self.batch_size):
+            some = lines[start : start + self.batch_size]
             # An error then names the file: the image is what it was given as, the page its pixels.
             pixels = [self._prepare(image if li.image is page else li.image) for li in some]
             read = zip(self.read_prepared(pixels), pixels, some, strict=True)
@@ -249,10 +251,10 @@ class Recognizer:
             ]
             yield PageReading(lines, readings, quarters)
 
-    def read_lines(self, images: Iterable[Picture], batch_size: int = 8, progress: bool = False) -> list[Reading]:
-        """Read many lines as :meth:`read` does, in batches of like width; the readings come in the images' order."""
+    def read_lines(self, images: Iterable[Picture], progress: bool = False) -> list[Reading]:
+        """Read many lines as :meth:`read` does; the readings come in the images' order."""
         pixels = [self.prepare(image) for image in images]
-        return self.read_prepared(pixels, batch_size, progress)
+        return self.read_prepared(pixels, progress)
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
@@ -262,7 +264,7 @@ class Recognizer:
     def _prepare(self, line: Picture) -> np.ndarray:
         return prepare_pixels(line, width_divisor=self.model.width_divisor)
 
-    def read_prepared(self, pixels: list[np.ndarray], batch_size: int = 8, progress: bool = False) -> list[Reading]:
+    def read_prepared(self, pixels: list[np.ndarray], progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each.
 
         The width of a line is set by its writing: one with under 3.7 frames a character is widened to 4.2, read again.
@@ -272,8 +274,9 @@ class Recognizer:
         offset, slope = self.model.calibration.get(self.decoder.name, (0.0, 1.0))
         written = [k for k, line in enumerate(pixels) if line.min() < 255]
         order = sorted(written, key=lambda k: pixels[k].shape[1])
-        for start in tqdm(range(0, len(order), batch_size), "reading", disable=not progress, leave=False):
-            chosen = order[start : start + batch_size]
+        starts = range(0, len(order), self.batch_size)
+        for start in tqdm(starts, "reading", disable=not progress, leave=False):
+            chosen = order[start : start + self.batch_size]
             for k, reading in zip(chosen, self._read_batch([pixels[k] for k in chosen]), strict=True):
                 readings[k] = dataclasses.replace(reading, confidence=calibrated(reading.confidence, offset, slope))
         return readings
@@ -306,7 +309,7 @@ class Recognizer:
     def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (N, T, classes) of prepared lines and the frames (N,) of each, for a decoder."""
         pixels = [np.pad(p, ((0, 0), (0, MARGIN)), constant_values=255) for p in pixels]
-        batch = collate([PreparedLine(p, "", []) for p in pixels], multiple=64).to(self.device)
+        batch = collate([PreparedLine(p, "", []) for p in pixels], multiple=16).to(self.device)
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
             log_probs = self._fused(batch.images, batch.widths)
         lengths = frames(batch.widths)

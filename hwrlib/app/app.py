@@ -149,8 +149,7 @@ class ReadingApp(ipywidgets.VBox):
     def _read_picture(self, name: str, page: np.ndarray, quarters: int | None, cancel: threading.Event) -> None:
         recognizer, state, tried = self._loaded(), PageReading([], []), None
         self._picture = name, page
-        at_once = 1 if recognizer.device.type == "cpu" else 8
-        for state in recognizer.iter_page(page, self.pictures.kind or None, quarters, at_once):
+        for state in recognizer.iter_page(page, self.pictures.kind or None, quarters):
             with self._lock:  # or a new picture might come between the question and the showing
                 if cancel.is_set():
                     break

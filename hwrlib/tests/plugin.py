@@ -8,6 +8,18 @@ import tempfile
 
 import pytest
 
+LONGEST = [  # files that take a minute and more
+    "08_teach_it_your_hand",
+    "test_archive",
+    "06_analyse_the_errors",
+    "05_decode_with_ctc",
+    "09_read_an_archive",
+    "02_prepare_the_images",
+    "04_train_on_colab",
+    "test_bench",
+    "test_browser",
+    "test_fuzz",
+]
 _CHARTS = tempfile.TemporaryDirectory(prefix="hwr-charts-")  # removed when Python ends
 ENVIRONMENT = {"HWR_CHARTS": _CHARTS.name, "HWR_DATA": "sample"}
 os.environ.update(ENVIRONMENT, MPLBACKEND="agg")
@@ -19,3 +31,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker; more threads 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before every item, not once: whatever a test has changed, a notebook's kernel still starts with these."""
     os.environ.update(ENVIRONMENT)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that all workers end at about the same time."""
+    items.sort(key=lambda item: [*LONGEST, item.path.stem].index(item.path.stem))

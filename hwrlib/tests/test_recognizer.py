@@ -42,11 +42,12 @@ def lines():
     return [drawn(width, seed) for seed, width in enumerate((40, 61, 33, 57, 60))]
 
 
-def test_one_by_one_reads_as_in_batches_of_any_size(recognizer, lines):
+def test_one_by_one_reads_as_in_batches_of_any_size(recognizer, lines, monkeypatch):
     alone = [recognizer.read(line) for line in lines]
     assert any(reading.text for reading in alone)
     for batch_size in (2, 16):
-        for one, many in zip(alone, recognizer.read_lines(lines, batch_size), strict=True):
+        monkeypatch.setattr(recognizer, "batch_size", batch_size)
+        for one, many in zip(alone, recognizer.read_lines(lines), strict=True):
             assert many.text == one.text
             assert many.log_probability == pytest.approx(one.log_probability, abs=1e-3)
             assert many.confidence == pytest.approx(one.confidence, abs=1e-3)

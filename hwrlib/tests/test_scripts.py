@@ -184,7 +184,8 @@ def test_what_the_module_imports_is_declared(declared):
     extras = declared["project"]["optional-dependencies"]
     rows = declared["project"]["dependencies"] + extras["app"] + extras["archive"]
     names = {row.partition(">=")[0].partition("[")[0] for row in rows} | {"hwrlib"}
-    optional = {"pillow_heif", "traitlets", "fontTools"}  # HEIC; with ipywidgets; for the sample's fonts
+    optional = {"pillow_heif", "traitlets"}  # HEIC; with ipywidgets
+    optional |= {"fontTools", "psutil", "onnxruntime", "openvino"}  # for scripts alone
     for path in (ROOT / "hwrlib").rglob("*.py"):
         if "tests" in path.parts:
             continue
