@@ -1,25 +1,30 @@
 """Handwriting recognition, line by line: the module behind the notebooks."""
 
-from hwrlib.alphabet import IAM, REFERENCE, Alphabet, AlphabetError
-from hwrlib.data import DataError, load_lines
-from hwrlib.image_files import ImageError
-from hwrlib.images import prepare, undo
-from hwrlib.model import CRNN
-from hwrlib.recognizer import Recognizer
-from hwrlib.reference import load_reference_checkpoint
+import importlib
+from pathlib import Path
 
-__all__ = [
-    "CRNN",
-    "IAM",
-    "REFERENCE",
-    "Alphabet",
-    "AlphabetError",
-    "DataError",
-    "ImageError",
-    "Recognizer",
-    "load_lines",
-    "load_reference_checkpoint",
-    "prepare",
-    "undo",
-]
 __version__ = "0.1.0"
+WEIGHTS = Path(__file__).parent / "weights"  # the embedded ones
+
+_HOMES = {
+    "Alphabet": "alphabet",
+    "AlphabetError": "alphabet",
+    "IAM": "alphabet",
+    "REFERENCE": "alphabet",
+    "DataError": "data",
+    "load_lines": "data",
+    "ImageError": "image_files",
+    "prepare": "images",
+    "undo": "images",
+    "CRNN": "model",
+    "Recognizer": "recognizer",
+    "load_reference_checkpoint": "reference",
+}
+__all__ = ["WEIGHTS", *_HOMES]
+
+
+def __getattr__(name: str):
+    """Import a name's module when the name is first used (PEP 562): PyTorch alone takes seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hwrlib' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hwrlib.{_HOMES[name]}"), name)

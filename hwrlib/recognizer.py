@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hwrlib import WEIGHTS
 from hwrlib.batches import PreparedLine, collate
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import Character, Reading, frames, greedy
@@ -23,7 +24,6 @@ from hwrlib.page.lines import PageLine, crop_line, find_lines
 from hwrlib.page.places import place_characters, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
-WEIGHTS = Path(__file__).parent / "weights"
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.7, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.85  # of the characters right: a page read worse is turned; upside down reads at up to 0.8, upright at 0.9

@@ -1,11 +1,37 @@
 """The app alone in the browser: Voila with a page of our own and a bound on its visitors."""
 
+import argparse
+import importlib.util
+import os
+import secrets
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
 
-def serve(arguments: list[str], visitors: int) -> None:
+def app(options: argparse.Namespace) -> int:
+    """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
+    if not importlib.util.find_spec("voila"):
+        raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
+
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), *filter(None, paths)])
+    os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
+    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
+    arguments = [str(HERE / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
+    culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
+    arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]
+    arguments += [] if options.browser else ["--no-browser"]
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        token = secrets.token_hex(24)
+        arguments += [f"--token={token}"]
+        address = f"http://{options.host}:{options.port}/?token={token}"
+        print(f"Open this address; without its token nobody gets in: {address}", flush=True)
+    _serve(arguments, options.visitors)
+    return 0
+
+
+def _serve(arguments: list[str], visitors: int) -> None:
     """Serve the app until Ctrl-C; who comes when all places are taken is asked to come back later.
 
     Arguments:

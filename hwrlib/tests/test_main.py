@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -19,6 +20,9 @@ import torch
 from PIL import Image
 
 import hwrlib.__main__
+import hwrlib.app.server
+import hwrlib.archive.formats
+import hwrlib.commands
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
 from hwrlib.archive.sources import ENDINGS
@@ -247,7 +251,7 @@ def trained(monkeypatch):
         def run(self):
             pass
 
-    monkeypatch.setattr(hwrlib.__main__, "Trainer", Noting)
+    monkeypatch.setattr(hwrlib.commands, "Trainer", Noting)
     return given
 
 
@@ -341,7 +345,15 @@ def test_the_app_is_served_to_this_machine_alone(served, weights, capsys):
     assert "token" not in " ".join(options) + capsys.readouterr().out
     assert os.environ["HWR_LINES"] == str(Path("my_lines").resolve())
     assert os.environ["HWR_WEIGHTS"] == weights
-    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(hwrlib.__main__.__file__).parent.parent)
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(hwrlib.__file__).parent.parent)
+
+
+def test_help_and_the_server_of_the_app_start_without_pytorch():
+    code = "import sys, hwrlib.__main__, hwrlib.app.server; print('torch' in sys.modules, 'datasets' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    assert list(hwrlib.archive.formats.FORMATS) == hwrlib.__main__.FORMATS
+    assert all(hasattr(hwrlib, name) for name in hwrlib.__all__)
 
 
 def test_beyond_this_machine_the_app_asks_for_a_token(served, capsys):
@@ -368,6 +380,6 @@ def test_who_comes_when_all_places_are_taken_is_asked_to_come_back(served, monke
 
 
 def test_without_voila_the_app_says_what_is_missing(monkeypatch, capsys):
-    monkeypatch.setattr(hwrlib.__main__.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(hwrlib.app.server.importlib.util, "find_spec", lambda _: None)
     assert main(["app"]) == 1
     assert "the app needs Voila: pip install" in capsys.readouterr().err
