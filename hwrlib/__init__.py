@@ -4,14 +4,15 @@ import importlib
 from pathlib import Path
 
 __version__ = "0.1.0"
-WEIGHTS = Path(__file__).parent / "weights"  # the embedded ones
+SAMPLE = Path(__file__).parent / "samples"  # embedded, synthetic
+WEIGHTS = Path(__file__).parent / "weights"
 
 _HOMES = {
     "Alphabet": "alphabet",
     "AlphabetError": "alphabet",
     "IAM": "alphabet",
     "REFERENCE": "alphabet",
-    "DataError": "data",
+    "DataError": "metadata",
     "load_lines": "data",
     "ImageError": "image_files",
     "prepare": "images",
@@ -20,7 +21,7 @@ _HOMES = {
     "Recognizer": "recognizer",
     "load_reference_checkpoint": "reference",
 }
-__all__ = ["WEIGHTS", *_HOMES]
+__all__ = ["SAMPLE", "WEIGHTS", *_HOMES]
 
 
 def __getattr__(name: str):

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from hwrlib.alphabet import Alphabet
 from hwrlib.augment import augment
 from hwrlib.ctc import check_fits, frames, required_frames
-from hwrlib.data import DataError
 from hwrlib.images import prepare_pixels, to_tensor
+from hwrlib.metadata import DataError
 
 PUNCTUATION = set("!\"#&'()*+,-./:;?")
 CLEAR = 1.25  # a gap between words must be this many times wider than any gap within one

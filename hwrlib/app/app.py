@@ -14,11 +14,10 @@ import ipywidgets
 import numpy as np
 from PIL import Image
 
+from hwrlib import SAMPLE
 from hwrlib.app.corrections import as_zip, count, forget, keep
-from hwrlib.app.teaching import teach
 from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, strokes_to_line
 from hwrlib.ctc import Reading
-from hwrlib.data import EXAMPLE, SAMPLE, load_lines
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
 from hwrlib.page.lines import NO_WRITING
@@ -233,6 +232,8 @@ class ReadingApp(ipywidgets.VBox):
         elif kind == "sample" and message.get("of") == "page":
             self.show(SAMPLE / "page.png", "the sample page (synthetic)")
         elif kind == "sample":
+            from hwrlib.data import EXAMPLE, load_lines  # here, as it takes a second that the pad need not wait for
+
             line = load_lines("validation", "sample")[EXAMPLE - 1]["image"]
             self.show(line, f"line {EXAMPLE} of the sample (synthetic)")
         elif kind == "again" and self._picture:
@@ -321,6 +322,8 @@ class ReadingApp(ipywidgets.VBox):
         self._submit(self._teacher, functools.partial(self._attempt_teaching, self._cancel_teaching))
 
     def _attempt_teaching(self, stop: threading.Event) -> None:
+        from hwrlib.app.teaching import teach  # here, as above
+
         network = self.folder.with_name(f"{self.folder.name}_network")
 
         def tell(done: int, total: int) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from hwrlib.data import METADATA, DataError, inside, read_metadata
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
+from hwrlib.metadata import METADATA, DataError, inside, read_metadata
 
 ROWS, TABLE = METADATA  # JSON Lines, where a text stays what it is, and CSV, which turns "NA" and "007" into no text
 

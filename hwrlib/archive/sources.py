@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from hwrlib.data import DataError
 from hwrlib.image_files import MOST_PAGES, ImageError, check_size, load_pages, read_file
+from hwrlib.metadata import DataError
 
 DPI = 200  # at which the pages of a PDF are rendered; a page is so many pixels an inch where a PDF is written
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}

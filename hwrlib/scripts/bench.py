@@ -22,17 +22,18 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hwrlib import SAMPLE, WEIGHTS
 from hwrlib.alphabet import REFERENCE
 from hwrlib.batches import prepare_lines
 from hwrlib.ctc import frames, greedy
 from hwrlib.data import load_lines
 from hwrlib.images import prepare_pixels, to_tensor
 from hwrlib.model import CRNN, export_onnx, fused, layer_table
-from hwrlib.recognizer import DTYPES, WEIGHTS, Recognizer, best_precision, load_recognizer, matmul_rate
+from hwrlib.recognizer import DTYPES, Recognizer, best_precision, load_recognizer, matmul_rate
 from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
 
-PAGE = Path(__file__).parents[1] / "samples" / "page.png"
+PAGE = SAMPLE / "page.png"
 
 
 class Reference:

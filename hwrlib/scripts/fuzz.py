@@ -25,12 +25,12 @@ import psutil
 import torch
 from PIL import Image, ImageFilter
 
+from hwrlib import SAMPLE
 from hwrlib.image_files import ImageError, load_pages
 from hwrlib.recognizer import Recognizer
 
 SECONDS = 10
 MOST_BYTES = 1_000_000_000  # beside what the process held before: the network, the libraries
-SAMPLE = Path(__file__).parents[1] / "samples" / "validation.parquet"
 READ, REFUSED, FAILED = "read", "refused", "failed"
 
 
@@ -76,7 +76,7 @@ def whole_files() -> dict[str, bytes]:
         "line.bmp": encoded(colours, "BMP"),
         "line1.bmp": encoded(line.convert("1"), "BMP"),
     }
-    for k, image in enumerate(pd.read_parquet(SAMPLE, columns=["image"]).image[:3]):
+    for k, image in enumerate(pd.read_parquet(SAMPLE / "validation.parquet", columns=["image"]).image[:3]):
         with Image.open(io.BytesIO(image["bytes"]), formats=["WEBP"]) as sample:
             files[f"sample{k}.webp"] = encoded(sample.crop((0, 0, 4 * sample.height, sample.height)), "WEBP")
     return files

@@ -17,12 +17,11 @@ from hwrlib.data import (
     DataError,
     LineImage,
     hold_out,
-    inside,
     load_lines,
     load_strokes,
-    read_metadata,
     training_lines,
 )
+from hwrlib.metadata import inside, read_metadata
 
 IMAGE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 FEATURES = datasets.Features(image=IMAGE, text=datasets.Value("string"))

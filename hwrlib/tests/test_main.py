@@ -348,8 +348,11 @@ def test_the_app_is_served_to_this_machine_alone(served, weights, capsys):
     assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(hwrlib.__file__).parent.parent)
 
 
-def test_help_and_the_server_of_the_app_start_without_pytorch():
+def test_help_and_the_server_of_the_app_start_without_what_they_do_not_need():
     code = "import sys, hwrlib.__main__, hwrlib.app.server; print('torch' in sys.modules, 'datasets' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    code = "import sys, hwrlib.app.app; print('datasets' in sys.modules, 'accelerate' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     assert list(hwrlib.archive.formats.FORMATS) == hwrlib.__main__.FORMATS
