@@ -322,7 +322,7 @@ class ReadingApp(ipywidgets.VBox):
         self._submit(self._teacher, functools.partial(self._attempt_teaching, self._cancel_teaching))
 
     def _attempt_teaching(self, stop: threading.Event) -> None:
-        from hwrlib.app.teaching import teach  # here, as above
+        from hwrlib.app.teaching import teach  # here, since the pad need not wait for Accelerate
 
         network = self.folder.with_name(f"{self.folder.name}_network")
 
