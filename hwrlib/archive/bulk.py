@@ -1,6 +1,7 @@
 """Read an archive: many pages on many cores or machines with Ray Data, each exactly once, whatever dies (chapter 9)."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -116,7 +117,7 @@ def write_part(output: Path, pages: list[dict]) -> None:
 
 
 class Reader:
-    """One worker: it loads the network once, then reads the pages of one item after the other.
+    """One worker: it loads the network once, for the first page, then reads the pages of one item after the other.
 
     Arguments:
         make_recognizer, model, output, formats: as for :func:`read_archive`.
@@ -131,7 +132,7 @@ class Reader:
         formats: tuple[str, ...],
         done: frozenset[tuple[str, str]],
     ):
-        self.recognizer, self.model, self.done = make_recognizer(), model, done
+        self.recognizer, self.model, self.done = functools.cache(make_recognizer), model, done
         self.output, self.formats = Path(output), formats
         self.name = f"{platform.node()}:{os.getpid()}"
 
@@ -146,12 +147,13 @@ class Reader:
 
     def read(self, page: Page) -> dict:
         """A page as a row of the output, its files in the other formats written."""
+        recognizer = self.recognizer()  # not below: an error of the network is none of the page
         start, readings, error = time.perf_counter(), [], None
         try:
             if isinstance(page.pixels, Exception):
                 raise page.pixels
             with _attempt(self.output / ATTEMPTED / hashlib.sha256(f"{page.name} {page.sha256}".encode()).hexdigest()):
-                readings = self.recognizer.read_page(page.pixels)
+                readings = recognizer.read_page(page.pixels)
                 for name in self.formats:
                     write_page(ReadPage(page.name, page.pixels, readings), name, self.output)
         except Exception as caught:  # noqa: BLE001 - whatever it is: one page must not end the reading of all others
