@@ -260,7 +260,7 @@ def test_a_killed_driver_is_followed_by_one_that_reads_the_rest(ray, archive, tm
     driver.stdout.close()
     before = read_rows(tmp_path / "out")
     assert 2 <= len(before) < 15
-    _, alive = psutil.wait_procs(children, timeout=60)  # without their driver, Ray's processes end by themselves
+    _, alive = psutil.wait_procs(children, timeout=20)  # without their driver, Ray's processes end by themselves
     for process in alive:
         process.kill()
     rows = [row for row in read_archive(find_items(archive), tmp_path / "out", Stub, "m", workers=2) if "sha256" in row]

@@ -74,11 +74,9 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     for k, image in enumerate(IMAGES):
         (tmp_path / f"{k}.png").write_bytes(image)
     monkeypatch.setattr(bench, "compare", functools.partial(bench.compare, rounds=1))
-    CRNN(width_divisor=2.0).save_pretrained(tmp_path / "weights")
-    monkeypatch.setattr(bench, "WEIGHTS", tmp_path / "weights")
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
     tables = json.loads(capsys.readouterr().out)
-    assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2"}
+    assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2.5"}
     assert {row["task"] for row in tables["programs"]} == {"train", "read"}
     assert tables["engines"][0]["ratio"] == 1
     assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 11
