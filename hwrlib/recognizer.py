@@ -201,8 +201,8 @@ class Recognizer:
     ) -> Iterator[PageReading]:
         """Read a page and yield how far it is: all lines first, then more and more of their readings.
 
-        A page that reads badly is tried upside down and on both sides as well; each try begins anew, and the last that
-        is yielded is the best.
+        A page that reads badly is tried on both sides and upside down as well, until one reads well; each try begins
+        anew, and the last that is yielded is the best.
 
         Arguments:
             image: a page or a line, whatever :func:`hwrlib.image_files.load_page` takes.
@@ -224,6 +224,8 @@ class Recognizer:
                 yield state
             if best is upright or expected_right(state.readings) > expected_right(best.readings):
                 best = state
+            if is_sure(best.readings):
+                break
         by_chance = expected_right(best.readings) <= expected_right(upright.readings) + 1
         yield upright if by_chance else best
 

@@ -255,6 +255,11 @@ def test_a_page_comes_line_by_line_all_boxes_first(recognizer):
     assert [line.box for line in states[0].lines] == [r.box for r in states[-1].readings]
 
 
+def test_no_other_turn_is_tried_after_one_that_reads_well(reader, upright):
+    tried = [state.quarters for state in reader.iter_page(np.rot90(upright))]
+    assert tried == sorted(tried) and set(tried) == {0, 1}
+
+
 def test_a_page_that_is_said_to_be_turned_is_read_so_alone(recognizer):
     given = np.ascontiguousarray(np.rot90(page(80, 200)))
     states = list(recognizer.iter_page(given, quarters=1))
