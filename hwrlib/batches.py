@@ -192,7 +192,7 @@ class Batch:
 
     def to(self, device: str | torch.device) -> "Batch":
         """The batch with its images and labels on a device; lengths stay on the CPU, where CTC reads them."""
-        images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        images = self.images.to(device, non_blocking=True)
         return dataclasses.replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
 
 

@@ -88,7 +88,8 @@ class Trainer:
         rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         widths = [line.pixels.shape[1] for line in lines]
         self.sampler = BucketSampler(widths, settings.batch_size, settings.seed, rank, self.processes)
-        self.model = model.to(memory_format=torch.channels_last)
+        # channels_last is for 16 bits: in float32 a CPU (AVX2) trains in 0.75 of the time without it.
+        self.model = model if self.precision == "no" else model.to(memory_format=torch.channels_last)
         model.cnn.requires_grad_(not settings.frozen)
         trainee = AuxiliaryHead(model) if settings.auxiliary else model
         optimizer = torch.optim.AdamW(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)

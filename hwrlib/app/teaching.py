@@ -72,7 +72,7 @@ def teach(
         stop: set to end it.
 
     Returns:
-        what it has brought; None where it was stopped before the first measurement.
+        what it has brought; None where it was stopped before the end of its first round.
 
     Raises:
         DataError: too few lines that can be learnt from, or a folder that cannot be read.
@@ -107,7 +107,7 @@ def teach(
         try:
             trainer.run(bar=False)
         except _Stopped:
-            if not trainer.history:
+            if len(trainer.history) < 2:
                 return None
         finally:
             hook.remove()
