@@ -64,7 +64,7 @@ def read_archive(
     Arguments:
         items: from :func:`hwrlib.archive.sources.find_items`; on a cluster, in a folder that all machines see.
         output: a folder, made where it is missing; likewise.
-        make_recognizer: called once in each worker.
+        make_recognizer: called once in each worker, for its first page.
         model: what tells its weights and decoder from others: pages read by another are read again.
         formats: of ``hwrlib.archive.formats.FORMATS``: one more file a page in each of them.
         workers: processes that read; one for each GPU that Ray finds, or for each CPU, where left out.
@@ -147,7 +147,7 @@ class Reader:
 
     def read(self, page: Page) -> dict:
         """A page as a row of the output, its files in the other formats written."""
-        recognizer = self.recognizer()  # not below: an error of the network is none of the page
+        recognizer = self.recognizer()  # outside of try: where the network cannot be loaded, no page is broken
         start, readings, error = time.perf_counter(), [], None
         try:
             if isinstance(page.pixels, Exception):
