@@ -14,21 +14,22 @@ from hwrlib.alphabet import Alphabet
 from hwrlib.ctc import Character, Reading, checked, forced_align, greedy, path_confidence
 from hwrlib.language import BOUNDARY, Language
 
-ALPHA, BETA = 0.6, 1.0  # tuned on every third of 467 IAM validation lines
+ALPHA, BETA = 0.6, 0.5  # tuned on every third of 467 IAM validation lines
 WORD_BONUS = 1.0  # natural log of what finishing a word of the list is worth
 
 
 class Fusion:
-    """What a text is worth beside its image: alpha log p(text) + beta len(text) + WORD_BONUS for each listed word.
+    """What a text is worth beside its image: alpha log p(text) - beta log prior(text) + WORD_BONUS for a listed word.
 
-    The line's end counts as the end of its last word: the model's probability of a space or an end there.
-    Shallow fusion: Hannun et al., 2014. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    How frequent each character is, the network has learnt as well: the prior, the product of these frequencies, takes
+    it out. The line's end counts as the end of its last word: the model's probability of a space or an end there.
+    Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
 
     Arguments:
         alphabet: of the log-probabilities.
         language: a language model that has all its characters, or None.
         alpha: the language model's weight, 0 or more.
-        beta: natural log, per character, against the model's liking for short texts.
+        beta: the prior's weight, 0 or more.
         words: known words in any case, or None; the beam still reads other words, for less.
 
     Raises:
@@ -48,6 +49,8 @@ class Fusion:
         self._space = alphabet.characters.find(" ") + 1
         if language:
             self._columns = [0, *language.alphabet.encode(alphabet.characters)]
+            self._prior = np.log(language.prior[self._columns])
+            self._prior[0] = 0.0  # the end of the line is no character
         self._row = functools.lru_cache(1 << 14)(self._weigh)
 
     def _weigh(self, context: str) -> list[float]:
@@ -56,9 +59,7 @@ class Fusion:
         row = self.language.row(context)[self._columns]
         if self._space:  # where a line ends is up to the paper: its last word must be over, no more
             row[0] = np.logaddexp(row[0], row[self._space])
-        row = self.alpha * row + self.beta
-        row[0] -= self.beta  # the end of the line is no character
-        return np.exp(row).tolist()
+        return np.exp(self.alpha * row - self.beta * self._prior).tolist()
 
     def factors(self, prefix: str) -> list[float]:
         """Weights (C,) of what may follow a prefix, which begins with ``BOUNDARY``: index 0 the line's end."""

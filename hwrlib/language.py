@@ -22,6 +22,7 @@ class Language:
         alphabet: whose characters it predicts.
         tables: for each order from 1, (keys, shares): the n-grams as ascending numbers in base ``alphabet.classes``,
             and the discounted probability of each one's last character, 0 to 1.
+        prior: (C,) how much of its text each class is, above 0; index 0 the end of the line.
 
     >>> language = train(["abab", "ab"], Alphabet("abc"), order=2)
     >>> probabilities = np.exp(language.row("a"))
@@ -29,8 +30,8 @@ class Language:
     'end:0.07 a:0.13 b:0.77 c:0.03'
     """
 
-    def __init__(self, alphabet: Alphabet, tables: Sequence[tuple[np.ndarray, np.ndarray]]):
-        self.alphabet, self.tables = alphabet, tables
+    def __init__(self, alphabet: Alphabet, tables: Sequence[tuple[np.ndarray, np.ndarray]], prior: np.ndarray):
+        self.alphabet, self.tables, self.prior = alphabet, tables, prior
         self._label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
         self._index = [np.unique(keys // alphabet.classes, return_index=True) for keys, _ in tables]
         self._probabilities = functools.lru_cache(1 << 15)(self._interpolate)
@@ -78,8 +79,8 @@ class Language:
         return -total / math.log(2) / sum(len(text) + 1 for text in texts)
 
     def save(self, path: str | Path) -> None:
-        """Write it to an .npz file, no pickles in it: the characters, the gaps between keys, the shares in 16 bits."""
-        arrays = {"characters": np.array(self.alphabet.characters)}
+        """Write it to an .npz file, no pickles: characters, prior, the gaps between keys, the shares in 16 bits."""
+        arrays = {"characters": np.array(self.alphabet.characters), "prior": self.prior}
         for order, (keys, shares) in enumerate(self.tables, start=1):
             arrays[f"gaps_{order}"], arrays[f"shares_{order}"] = np.diff(keys, prepend=0), shares.astype(np.float16)
         np.savez_compressed(path, **arrays)
@@ -89,8 +90,9 @@ class Language:
         """Read one that ``save`` wrote."""
         with np.load(path, allow_pickle=False) as file:
             alphabet = Alphabet(str(file["characters"]))
-            orders = range(1, len(file.files) // 2 + 1)
-            return cls(alphabet, [(np.cumsum(file[f"gaps_{n}"]), file[f"shares_{n}"].astype(float)) for n in orders])
+            orders = range(1, len(file.files) // 2)
+            tables = [(np.cumsum(file[f"gaps_{n}"]), file[f"shares_{n}"].astype(float)) for n in orders]
+            return cls(alphabet, tables, file["prior"])
 
 
 def train(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune: int = 1) -> Language:
@@ -132,7 +134,8 @@ def train(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune:
         shares = (counts - discounts(counts)[np.minimum(counts, 3) - 1]) / np.bincount(context, counts)[context]
         keep = (seen > prune) | (n < 4)
         tables.append((keys[keep], shares[keep]))
-    return Language(alphabet, tables)
+    counts = np.bincount(labels[1:], minlength=classes) + 1  # so that none is impossible
+    return Language(alphabet, tables, counts / counts.sum())
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:

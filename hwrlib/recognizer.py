@@ -25,7 +25,7 @@ from hwrlib.page.places import place_characters, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
-DENSE, WIDENED, WIDEST = 3.7, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
+DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.85  # of the characters right: a page read worse is turned; upside down reads at up to 0.8, upright at 0.9
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 
@@ -269,7 +269,7 @@ class Recognizer:
     def read_prepared(self, pixels: list[np.ndarray], progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each.
 
-        The width of a line is set by its writing: one with under 3.7 frames a character is widened to 4.2, read again.
+        The width of a line is set by its writing: one with under 3.4 frames a character is widened to 4.2, read again.
         """
         # Paper without ink, which no training line shows, says nothing.
         readings = [Reading("", 0.0, 1.0, ())] * len(pixels)

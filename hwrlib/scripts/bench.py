@@ -231,10 +231,10 @@ def compare_engines(images: list[bytes], model: CRNN, rounds: int = 3) -> pd.Dat
     return table.assign(ratio=table.seconds / table.seconds[0])[["engine", "seconds", "ratio", "same"]]
 
 
-def read_a_page() -> dict[str, float]:
-    """What the embedded page costs: its lines, the least seconds of three readings, the most memory of a process."""
+def read_a_page(rounds: int = 3) -> dict[str, float]:
+    """What the embedded page costs: its lines, the least seconds of all rounds, the most memory of a process."""
     recognizer, seconds = load_recognizer(), []
-    for _ in range(3):
+    for _ in range(rounds):
         start = time.perf_counter()
         lines = len(recognizer.read_page(PAGE))
         seconds.append(time.perf_counter() - start)

@@ -166,5 +166,6 @@ def test_the_weight_of_a_line_adds_up_characters_known_words_and_the_end_of_its_
     if modelled:
         after = language.row(BOUNDARY + text)  # of the line's end, and of a space in its place
         over = np.logaddexp(after[0], after[ABC.encode(" ")[0]])
-        expected += 0.6 * (language.log_probability(text) - after[0] + over) + 0.9 * len(text)
+        expected += 0.6 * (language.log_probability(text) - after[0] + over)
+        expected -= 0.9 * np.log(language.prior[ABC.encode(text)]).sum()
     assert Fusion(ABC, language, 0.6, 0.9, words).log_weight(text) == pytest.approx(expected)

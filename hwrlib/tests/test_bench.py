@@ -73,7 +73,8 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     )
     for k, image in enumerate(IMAGES):
         (tmp_path / f"{k}.png").write_bytes(image)
-    monkeypatch.setattr(bench, "compare", functools.partial(bench.compare, rounds=1))
+    for name in ("read_a_page", "compare", "compare_engines"):
+        monkeypatch.setattr(bench, name, functools.partial(getattr(bench, name), rounds=1))
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
     tables = json.loads(capsys.readouterr().out)
     assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2.5"}

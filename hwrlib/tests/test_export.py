@@ -22,10 +22,11 @@ def session(tmp_path_factory):
 
 
 @torch.inference_mode()
-def test_fifty_lines_give_what_torch_gives(session):
+def test_fifty_beginnings_of_lines_give_what_torch_gives(session):
     model, widths = CRNN.from_pretrained(WEIGHTS), set()
     for row in load_lines("validation", "sample").select(range(50)):
         line = prepare(row["image"], width_divisor=model.width_divisor)[None]
+        line = line[..., : line.shape[-1] // 4]
         (found,) = session.run(None, {"image": line.numpy()})
         expected = model(line).numpy()
         assert found.shape == expected.shape

@@ -52,7 +52,7 @@ def test_it_predicts_what_it_saw_and_longer_contexts_help():
 def test_kneser_ney_counts_contexts_where_plain_counts_would_mislead():
     # "c" is frequent but follows only "b"; "a" follows three different characters.
     language = train(["bcbcbcbcbc", "aa", "ba", "ca"], Alphabet("abc"), order=2)
-    unigram = np.exp(Language(language.alphabet, language.tables[:1]).row(""))
+    unigram = np.exp(Language(language.alphabet, language.tables[:1], language.prior).row(""))
     assert unigram[1] > unigram[3]
 
 
@@ -61,6 +61,13 @@ def test_log_probability_is_the_product_of_the_rows():
     line = BOUNDARY + "ab"
     expected = sum(language.row(line[: i + 1])[k] for i, k in enumerate([*ABC.encode("ab"), 0]))
     assert language.log_probability("ab") == pytest.approx(expected)
+
+
+def test_the_prior_counts_characters_and_ends_of_lines_and_is_saved(tmp_path):
+    language = train(["abb", "b"], Alphabet("abc"), order=1)
+    assert language.prior.tolist() == pytest.approx([3 / 10, 2 / 10, 4 / 10, 1 / 10])  # each counted once more
+    language.save(tmp_path / "language.npz")
+    assert np.array_equal(Language.load(tmp_path / "language.npz").prior, language.prior)
 
 
 def test_pruning_leaves_out_rare_long_ones():
