@@ -239,7 +239,7 @@ def read_a_page(rounds: int = 3) -> dict[str, float]:
         lines = len(recognizer.read_page(PAGE))
         seconds.append(time.perf_counter() - start)
     command = [sys.executable, "-m", "hwrlib", "read", str(PAGE)]
-    subprocess.run(command, cwd=PAGE.parents[2], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=WEIGHTS.parents[1], check=True, stdout=subprocess.DEVNULL)
     memory = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {"lines": lines, "seconds": round(min(seconds), 2), "gigabytes": round(memory / 1e9, 2)}
 

@@ -238,17 +238,17 @@ def test_a_picture_in_which_one_line_is_found_is_a_line_until_one_says_page(app)
 
 
 def test_a_page_is_rotated_by_quarter_turns_and_kept_upright(app):
-    page = scribble(260, 500)
+    page = scribble(200, 260)
     give(app, "page.png", png(np.ascontiguousarray(np.rot90(page))))
     tell(app, "again", turn=1)
-    assert app.view.size == [500, 260]
+    assert app.view.size == [260, 200]
     found = find_lines(page)
     assert app.view.boxes == [list(line.box) for line in found]
     keep(app, "a line")
     (file,) = app.folder.glob("*.png")
     assert (load_page(file) == found[0].image).all()
     tell(app, "again", turn=1)
-    assert app.view.size == [260, 500]
+    assert app.view.size == [200, 260]
 
 
 def test_exif_turns_a_photo(app):

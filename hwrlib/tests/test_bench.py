@@ -73,6 +73,8 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     )
     for k, image in enumerate(IMAGES):
         (tmp_path / f"{k}.png").write_bytes(image)
+    Image.open(bench.PAGE).crop((0, 0, 1200, 180)).save(tmp_path / "page.png")
+    monkeypatch.setattr(bench, "PAGE", tmp_path / "page.png")
     for name in ("read_a_page", "compare", "compare_engines"):
         monkeypatch.setattr(bench, name, functools.partial(getattr(bench, name), rounds=1))
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
@@ -80,7 +82,7 @@ def test_command_line(monkeypatch, tmp_path, capsys):
     assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2.5"}
     assert {row["task"] for row in tables["programs"]} == {"train", "read"}
     assert tables["engines"][0]["ratio"] == 1
-    assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 11
+    assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 1
 
 
 @pytest.mark.parametrize("lines", ["0", "-3", "many"])
