@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.ctc import frames
 from hwrlib.weights import explained, fill, one_line, read_config
+from hwrlib.winograd import CHANNELS, WinogradConv2d
 
 FILES = ["config.json", "model.safetensors"]
 
@@ -192,18 +193,21 @@ def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
     return torch.cat([x[..., :narrowest], x[..., narrowest:].masked_fill(beyond[:, None, None], 0)], dim=-1)
 
 
-def fused(model: CRNN) -> CRNN:
+def fused(model: CRNN, winograd: bool = False) -> CRNN:
     """A copy for reading: each convolution does the work of its batch norm as well, which spares a pass over the maps.
 
     Chapter 3: notebooks/03_build_the_crnn.ipynb.
 
     Arguments:
         model: a trained network; what it learns later has no effect on the copy.
+        winograd: whether to compute the large convolutions in tiles, which is faster in float32 on a CPU.
     """
     copied = copy.deepcopy(model).eval()
     for k, layer in enumerate(copied.cnn):
         if isinstance(layer, nn.BatchNorm2d):
-            copied.cnn[k - 1], copied.cnn[k] = fuse_conv_bn_eval(copied.cnn[k - 1], layer), nn.Identity()
+            convolution, copied.cnn[k] = fuse_conv_bn_eval(copied.cnn[k - 1], layer), nn.Identity()
+            large = convolution.kernel_size == (3, 3) and convolution.in_channels >= CHANNELS
+            copied.cnn[k - 1] = WinogradConv2d(convolution) if winograd and large else convolution
     return copied.requires_grad_(False)
 
 

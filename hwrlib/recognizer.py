@@ -154,9 +154,10 @@ class Recognizer:
 
     def __init__(self, model: CRNN, precision: str | None = None, decoder: Callable = greedy):
         self.model = model.eval()
-        self._fused = fused(model).to(memory_format=torch.channels_last)
         self.device = next(model.parameters()).device
         self.precision = precision or best_precision(self.device)
+        in_float32_on_a_cpu = self.device.type == "cpu" and self.precision == "no"
+        self._fused = fused(model, winograd=in_float32_on_a_cpu).to(memory_format=torch.channels_last)
         self.decoder = decoder
         # A CPU spends more on the padding of eight lines than their batch spares it; a GPU wants much at once.
         self.batch_size = 1 if self.device.type == "cpu" else 8

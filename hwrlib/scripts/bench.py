@@ -168,16 +168,16 @@ def engines(model: CRNN, folder: Path) -> dict[str, Callable[[torch.Tensor], tor
         folder: where its ONNX file is put.
     """
     model, threads = copy.deepcopy(model).cpu().eval(), torch.get_num_threads()
-    reading = fused(model).to(memory_format=torch.channels_last)
 
-    def read(line: torch.Tensor, precision: str) -> torch.Tensor:
+    def read(line: torch.Tensor, reading: CRNN, precision: str) -> torch.Tensor:
         with torch.autocast("cpu", DTYPES[precision], enabled=precision != "no"):
             return reading(line)
 
     ways = {"torch, batch norm apart": model}
     for precision in dict.fromkeys(["no", best_precision()]):
         name = str(DTYPES[precision]).removeprefix("torch.")
-        ways[f"torch as hwrlib reads, {name}"] = functools.partial(read, precision=precision)
+        reading = fused(model, winograd=precision == "no").to(memory_format=torch.channels_last)
+        ways[f"torch as hwrlib reads, {name}"] = functools.partial(read, reading=reading, precision=precision)
     path = folder / "model.onnx"
     export_onnx(model, path)
     if importlib.util.find_spec("onnxruntime"):

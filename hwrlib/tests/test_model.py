@@ -20,9 +20,10 @@ import hwrlib.model
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import frames, greedy
-from hwrlib.model import CRNN, AuxiliaryHead, layer_table, mask_padding
+from hwrlib.model import CRNN, AuxiliaryHead, fused, layer_table, mask_padding
 from hwrlib.reference import load_reference_checkpoint
 from hwrlib.weights import WeightsError
+from hwrlib.winograd import WinogradConv2d
 
 
 @pytest.fixture(scope="module")
@@ -608,3 +609,28 @@ def test_other_files_are_no_reference_checkpoint(tmp_path, as_main):
     path.unlink()
     path.mkdir()
     refused(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 268), (2, 5, 7), (1, 1, 1), (3, 4, 4), (1, 8, 9)])
+def test_winograds_convolution_is_the_convolution(shape):
+    torch.manual_seed(0)
+    count, *size = shape
+    convolution = torch.nn.Conv2d(20, 30, 3, padding=1).requires_grad_(False)
+    x = torch.randn(count, 20, *size)
+    for maps in (x, x.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(WinogradConv2d(convolution)(maps), convolution(x), atol=1e-4, rtol=1e-4)
+
+
+def test_winograds_convolution_draws_no_random_numbers():
+    convolution, before = torch.nn.Conv2d(2, 3, 3, padding=1), torch.get_rng_state()
+    WinogradConv2d(convolution)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@torch.inference_mode()
+def test_large_convolutions_are_winograds_where_that_is_asked_for(model, lines):
+    images, widths = padded(lines, 120)
+    plain, tiled = fused(model), fused(model, winograd=True)
+    torch.testing.assert_close(tiled(images, widths), plain(images, widths), atol=1e-3, rtol=1e-3)
+    counts = [sum(isinstance(layer, WinogradConv2d) for layer in network.cnn) for network in (plain, tiled)]
+    assert counts == [0, 4]

@@ -17,6 +17,7 @@ from hwrlib.page.lines import find_lines
 from hwrlib.page.places import turn_back
 from hwrlib.recognizer import DENSE, MARGIN, WIDENED, WIDEST, Recognizer, place, widen
 from hwrlib.tests.test_page import ruled, tilted_in_shadow, with_margin
+from hwrlib.winograd import WinogradConv2d
 
 
 def drawn(width, seed):
@@ -191,6 +192,12 @@ def test_the_fused_network_is_the_network(reader, row):
     with torch.inference_mode():
         torch.testing.assert_close(reader._fused(line), reader.model(line), atol=1e-4, rtol=1e-4)
     assert not [layer for layer in reader._fused.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+
+
+def test_in_16_bits_the_convolutions_are_torchs(reader):
+    in_16_bits = Recognizer(reader.model, "bf16")
+    counts = [sum(isinstance(layer, WinogradConv2d) for layer in r._fused.cnn) for r in (reader, in_16_bits)]
+    assert counts == [4, 0]
 
 
 @pytest.fixture(scope="module")
