@@ -21,9 +21,10 @@ WORD_BONUS = 1.0  # natural log of what finishing a word of the list is worth
 class Fusion:
     """What a text is worth beside its image: alpha log p(text) - beta log prior(text) + WORD_BONUS for a listed word.
 
-    How frequent each character is, the network has learnt as well: the prior, the product of these frequencies, takes
-    it out. The line's end counts as the end of its last word: the model's probability of a space or an end there.
-    Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    The network has learnt as well how frequent each character is. The prior is the product of these frequencies, and
+    dividing by it takes them out once. The line's end counts as the end of its last word: the model's probability of a
+    space or an end there. Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015. Chapter 5:
+    notebooks/05_decode_with_ctc.ipynb.
 
     Arguments:
         alphabet: of the log-probabilities.

@@ -21,8 +21,8 @@ OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -
 class WinogradConv2d(nn.Conv2d):
     """A 3 x 3 convolution, padded by 1, in tiles of 4 x 4 pixels: 36 multiplications where there were 144.
 
-    Lavin and Gray, "Fast Algorithms for
-    Convolutional Neural Networks", 2016. Chapter 3: notebooks/03_build_the_crnn.ipynb.
+    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016. Chapter 3:
+    notebooks/03_build_the_crnn.ipynb.
 
     Arguments:
         convolution: whose result it gives, in float32 to about five digits; what that learns later has no effect.
@@ -36,8 +36,8 @@ class WinogradConv2d(nn.Conv2d):
         # On "meta", so that no random weights are drawn: that would change the dropout of a training that reads.
         super().__init__(convolution.in_channels, convolution.out_channels, 3, padding=1, device="meta")
         sides = torch.tensor(KERNEL, dtype=torch.float64) / 24
-        kernels = torch.einsum("ik,ockl,jl->ijco", sides, convolution.weight.detach().double(), sides)
-        self.weight = nn.Parameter(kernels.flatten(0, 1).float())  # (36, inputs, outputs)
+        kernels = torch.kron(sides, sides) @ convolution.weight.detach().double().permute(2, 3, 1, 0).reshape(9, -1)
+        self.weight = nn.Parameter(kernels.float().view(36, self.in_channels, -1))  # (36, inputs, outputs)
         self.bias = convolution.bias
         for name, matrix in (("into", INPUT), ("back", OUTPUT)):
             side = torch.tensor(matrix, dtype=torch.float32)
