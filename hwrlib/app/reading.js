@@ -89,7 +89,7 @@ function render({ model, el }) {
   const lesson = make("progress", { "aria-label": "Teaching" });
   const stopTeaching = button("Stop teaching", () => send({ kind: "stop teaching" }));
   const keeping = make("div", { class: "hwr-bar" }, count, undo, zip, teach, lesson, stopTeaching, taught);
-  el.append(make("div", { class: "hwr-bar" }, status, progress, stop), error,
+  el.append(make("div", { class: "hwr-bar" }, stop, progress, status), error,
     make("div", { class: "hwr-columns" }, picture, make("div", { class: "hwr-texts" }, list, legend, doing)), keeping);
 
   const send = (message) => ask(model, message, [], (late) => {

@@ -7,11 +7,11 @@ import torch
 from hwrlib.__main__ import main
 from hwrlib.data import load_lines
 from hwrlib.images import prepare
-from hwrlib.model import CRNN
+from hwrlib.model import CRNN, export_onnx, tile
 from hwrlib.recognizer import WEIGHTS
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,17 @@ def test_fifty_beginnings_of_lines_give_what_torch_gives(session):
         assert np.abs(found - expected).max() < 1e-4
         widths.add(line.shape[-1])
     assert len(widths) > 30
+
+
+def test_a_network_that_was_trained_in_tiles_is_exported_as_any_other(tmp_path):
+    model = CRNN.from_pretrained(WEIGHTS)
+    export_onnx(model, tmp_path / "plain.onnx")
+    tile(model)
+    export_onnx(model, tmp_path / "tiled.onnx")
+    operators = [
+        [node.op_type for node in onnx.load(tmp_path / name).graph.node] for name in ("plain.onnx", "tiled.onnx")
+    ]
+    assert operators[0] == operators[1]
 
 
 @pytest.mark.parametrize("width", [8, 9, 3000])

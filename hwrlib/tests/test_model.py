@@ -612,13 +612,29 @@ def test_other_files_are_no_reference_checkpoint(tmp_path, as_main):
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 268), (2, 5, 7), (1, 1, 1), (3, 4, 4), (1, 8, 9)])
-def test_winograds_convolution_is_the_convolution(shape):
+def test_winograds_convolution_is_the_convolution_and_so_are_its_gradients(shape):
     torch.manual_seed(0)
     count, *size = shape
-    convolution = torch.nn.Conv2d(20, 30, 3, padding=1).requires_grad_(False)
-    x = torch.randn(count, 20, *size)
+    convolution = torch.nn.Conv2d(20, 30, 3, padding=1)
+    x, gradient = torch.randn(count, 20, *size), torch.randn(count, 30, *size)
+
+    def results(layer, maps):
+        maps = maps.detach().requires_grad_()
+        y = layer(maps)
+        return y, *torch.autograd.grad(y, [maps, layer.weight, layer.bias], gradient)
+
+    expected = results(convolution, x)
     for maps in (x, x.to(memory_format=torch.channels_last)):
-        torch.testing.assert_close(WinogradConv2d(convolution)(maps), convolution(x), atol=1e-4, rtol=1e-4)
+        for result, plain in zip(results(WinogradConv2d(convolution), maps), expected, strict=True):
+            torch.testing.assert_close(result, plain, atol=1e-5 * plain.abs().max().item(), rtol=0)
+        fixed = WinogradConv2d(convolution, fixed=True)(maps)
+        torch.testing.assert_close(fixed, expected[0], atol=1e-4, rtol=1e-4)
+
+
+def test_winograds_convolution_is_plain_in_16_bits():
+    convolution, x = torch.nn.Conv2d(20, 30, 3, padding=1), torch.randn(1, 20, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(WinogradConv2d(convolution)(x), convolution(x))
 
 
 def test_winograds_convolution_draws_no_random_numbers():

@@ -31,6 +31,7 @@ from hwrlib.checkpoints import TrainingError, fingerprint, on_stop, one_run, own
 from hwrlib.model import CRNN
 from hwrlib.settings import PRESETS, Settings, parse_setting
 from hwrlib.training import Trainer, new_model
+from hwrlib.winograd import WinogradConv2d
 
 AB = Alphabet("ab")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,6 +192,13 @@ def test_the_personal_preset_is_gentle_and_can_stop_early():
     assert personal.patience
     assert personal.auxiliary == 0
     assert not personal.frozen
+
+
+@pytest.mark.parametrize(("precision", "count"), [("no", 4), ("bf16", 0)])
+def test_in_float32_on_a_cpu_the_large_convolutions_learn_in_tiles(tmp_path, precision, count):
+    run = trainer(tmp_path, dataclasses.replace(FEW, precision=precision), model=CRNN())
+    assert sum(isinstance(layer, WinogradConv2d) for layer in run.model.cnn) == count
+    assert list(run.model.state_dict()) == list(CRNN().state_dict())
 
 
 def test_frozen_convolutions_stay_as_they_are_while_the_rest_learns(tmp_path):
