@@ -19,6 +19,7 @@ from hwrlib.ctc import Character, Reading, frames, greedy
 from hwrlib.image_files import load_page
 from hwrlib.images import prepare_pixels
 from hwrlib.language import Language
+from hwrlib.memory import keep_freed
 from hwrlib.model import CRNN, fused
 from hwrlib.page.lines import PageLine, crop_line, find_lines
 from hwrlib.page.places import place_characters, turn_line_back
@@ -156,6 +157,8 @@ class Recognizer:
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.precision = precision or best_precision(self.device)
+        if self.device.type == "cpu":
+            keep_freed()
         in_float32_on_a_cpu = self.device.type == "cpu" and self.precision == "no"
         self._fused = fused(model, winograd=in_float32_on_a_cpu).to(memory_format=torch.channels_last)
         self.decoder = decoder
