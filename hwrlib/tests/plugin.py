@@ -27,9 +27,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker; more threads 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores: the longest tests often wait, for a browser or for Ray's processes."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
