@@ -52,14 +52,6 @@ def test_both_sides_train_their_network_and_say_how_long():
         assert side.read() > 0
 
 
-def test_the_table():
-    table = bench.compare(IMAGES, TEXTS, width_divisors=(1.0, 2.0), rounds=1)
-    assert list(table.columns) == ["task", "side", "precision", "lines_per_second", "ratio", "share"]
-    assert sorted(table.side.unique()) == ["recipe, width / 1", "recipe, width / 2", "reference"]
-    assert (table[table.side == "reference"].ratio == 1).all() and len(table) == 6
-    assert (table.lines_per_second > 0).all() and (table.share > 0).all()
-
-
 def test_every_engine_reads_the_same_lines_and_the_first_is_the_measure():
     table = bench.compare_engines(IMAGES, CRNN(width_divisor=2.0), rounds=1)
     assert list(table.columns) == ["engine", "seconds", "ratio", "same"]
@@ -79,8 +71,11 @@ def test_command_line(monkeypatch, tmp_path, capsys):
         monkeypatch.setattr(bench, name, functools.partial(getattr(bench, name), rounds=1))
     bench.main(["--source", str(tmp_path), "--lines", "2", "--json"])
     tables = json.loads(capsys.readouterr().out)
-    assert {row["side"] for row in tables["programs"]} == {"reference", "recipe, width / 1", "recipe, width / 2.5"}
-    assert {row["task"] for row in tables["programs"]} == {"train", "read"}
+    rows = tables["programs"]
+    assert [row["task"] for row in rows].count("train") == [row["task"] for row in rows].count("read") == 3
+    assert {row["side"] for row in rows} == {"reference", "recipe, width / 1", "recipe, width / 2.5"}
+    assert all(row["ratio"] == 1 for row in rows if row["side"] == "reference")
+    assert all(row["lines_per_second"] > 0 and row["share"] > 0 for row in rows)
     assert tables["engines"][0]["ratio"] == 1
     assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 1
 
