@@ -28,12 +28,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each core has a worker; more threads 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: the longest tests often wait, for a browser or for Ray's processes."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before every item, not once: whatever a test has changed, a notebook's kernel still starts with these."""
     os.environ.update(ENVIRONMENT)
