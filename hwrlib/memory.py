@@ -8,10 +8,10 @@ KEPT = 2**30  # bytes
 
 
 def keep_freed() -> None:
-    """Let this process keep up to 1 GiB that it has freed; only glibc (Linux) is told, others do as they do.
+    """Let this process keep up to 1 GiB that it has freed, where its C library is glibc (Linux); else do nothing.
 
-    PyTorch on a CPU asks for its feature maps again and again. glibc hands blocks of that size back to the system each
-    time, which zeroes every page of them before it lends it again. See mallopt(3). Chapter 6:
+    PyTorch on a CPU asks for blocks of the same sizes in every step. glibc gives large blocks back to the system when
+    they are freed, and the system must zero each page before it lends it again. See mallopt(3). Chapter 6:
     notebooks/06_analyse_the_errors.ipynb.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
