@@ -58,11 +58,12 @@ def augment(
         ink *= 1 - 0.3 * strength * smooth_field(ink.shape, rng, pitch=12) * rng.random()
     if rng.random() < 0.5:
         peak = PAPER * (1 - 0.17 * strength * rng.random())
-        ink = peak * cv2.pow(ink / PAPER, 2.0 ** (strength * rng.uniform(-0.7, 0.4)))
+        curve = peak * (np.arange(256) / PAPER) ** (2.0 ** (strength * rng.uniform(-0.7, 0.4)))
+        ink = cv2.LUT((ink + 0.5).astype(np.uint8), curve.astype(np.float32))
     if strokes.any():
         ink *= max(1, FAINTEST / ink[strokes].mean())  # a hairline that was thinned and blurred stays legible
     if rng.random() < (0.3 if grey else 0.6):
-        grain = rng.standard_normal(ink.shape, dtype=np.float32) * np.float32(strength * rng.uniform(1, 10))
+        grain = (rng.random(ink.shape, dtype=np.float32) - np.float32(0.5)) * np.float32(strength * rng.uniform(3, 35))
         ink += grain + smooth_field(ink.shape, rng, pitch=48) * np.float32(strength * rng.uniform(0, 24))
     line = (PAPER - np.clip(ink, 0, PAPER)).astype(np.uint8)
     if rng.random() < 0.5:

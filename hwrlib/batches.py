@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.augment import augment
+from hwrlib.augment import PAPER, augment
 from hwrlib.ctc import check_fits, frames, required_frames
-from hwrlib.images import prepare_pixels, to_tensor
+from hwrlib.images import prepare_pixels, scale
 from hwrlib.metadata import DataError
 
 PUNCTUATION = set("!\"#&'()*+,-./:;?")
@@ -173,7 +173,7 @@ class Batch:
     """Lines put together.
 
     Arguments:
-        images: (N, 1, 128, W) from -1 (ink) to +1 (paper).
+        images: (N, 1, 128, W) uint8, ink near 0 and paper 255; after :meth:`to` float32, from -1 (ink) to +1 (paper).
         widths: (N,) pixels, each line's own.
         labels: of all lines, end to end.
         label_lengths: (N,).
@@ -191,13 +191,15 @@ class Batch:
         return dataclasses.replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
     def to(self, device: str | torch.device) -> "Batch":
-        """The batch with its images and labels on a device; lengths stay on the CPU, where CTC reads them."""
+        """The batch on a device, its images sent as bytes and scaled there; lengths stay on the CPU, as CTC wants."""
         images = self.images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = scale(images)
         return dataclasses.replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
 
 
 def collate(lines: Sequence[PreparedLine], multiple: int = 1) -> Batch:
-    """Put lines of unequal width together, padded on the right with paper (+1) to the widest.
+    """Put lines of unequal width together, padded on the right with paper to the widest.
 
     Chapter 2: notebooks/02_prepare_the_images.ipynb.
 
@@ -208,13 +210,15 @@ def collate(lines: Sequence[PreparedLine], multiple: int = 1) -> Batch:
     >>> wide, narrow = np.full((128, 40), 255, np.uint8), np.zeros((128, 16), np.uint8)
     >>> batch = collate([PreparedLine(wide, "a", [1]), PreparedLine(narrow, "bc", [2, 3])])
     >>> batch.images.shape, batch.widths.tolist(), batch.images[1, 0, 0, 15:17].tolist()
-    (torch.Size([2, 1, 128, 40]), [40, 16], [-1.0, 1.0])
+    (torch.Size([2, 1, 128, 40]), [40, 16], [0, 255])
+    >>> batch.to("cpu").images[1, 0, 0, 15:17].tolist()
+    [-1.0, 1.0]
     """
     widths = torch.tensor([line.pixels.shape[1] for line in lines])
     widest = -(-int(widths.max()) // multiple) * multiple
-    images = torch.ones(len(lines), 1, lines[0].pixels.shape[0], widest)
+    images = torch.full((len(lines), 1, lines[0].pixels.shape[0], widest), PAPER, dtype=torch.uint8)
     for image, line in zip(images, lines, strict=True):
-        image[..., : line.pixels.shape[1]] = to_tensor(line.pixels)
+        image[0, :, : line.pixels.shape[1]] = torch.from_numpy(line.pixels)
     labels = torch.tensor([label for line in lines for label in line.labels], dtype=torch.long)
     return Batch(images, widths, labels, torch.tensor([len(line.labels) for line in lines]), [x.text for x in lines])
 

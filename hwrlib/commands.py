@@ -97,7 +97,9 @@ def train(options: argparse.Namespace) -> int:
         general = prepare(others.select(range(min(len(others), len(lines) + 32))))  # no more than can be drawn
     if options.replay or options.preset == "personal":
         lines = rehearse(lines, general, seed=settings.seed)
-    Trainer(model, lines, prepare(held_out), options.output, settings, options.resume, _show).run()
+    trainer = Trainer(model, lines, prepare(held_out), options.output, settings, options.resume, _show)
+    trainer.run()
+    trainer.accelerator.end_training()  # a process of several that ends without it may abort
     return 0
 
 

@@ -46,7 +46,12 @@ def prepare_pixels(image, height: int = HEIGHT, width_divisor: float = 1.0) -> n
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     """A uint8 line (H, W) as a float tensor (1, H, W) from -1 to +1."""
-    return torch.from_numpy(pixels).unsqueeze(0).float().div(127.5).sub(1)
+    return scale(torch.from_numpy(pixels).unsqueeze(0))
+
+
+def scale(pixels: torch.Tensor) -> torch.Tensor:
+    """Grey levels (0 to 255, any shape) from -1 (ink) to +1 (paper), float32, on the device that they are on."""
+    return pixels.float().div(127.5).sub(1)
 
 
 def undo(line: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from hwrlib import batches
 from hwrlib.alphabet import IAM
 from hwrlib.batches import AugmentedLines, BucketSampler, PreparedLine, collate, cut_words, prepare_lines, rehearse
 from hwrlib.data import DataError
+from hwrlib.images import to_tensor
 
 
 def png(seed=0, width=96, height=32):
@@ -178,13 +179,21 @@ def test_collate_pads_with_paper_and_keeps_the_widths():
     assert batch.label_lengths.tolist() == [1, 2, 3]
     assert batch.texts == ["a", "b", "c"]
     for k, width in enumerate(shapes):
-        assert torch.all(batch.images[k, 0, :, :width] == 10 * k / 127.5 - 1)
-        assert torch.all(batch.images[k, 0, :, width:] == 1)
+        assert torch.all(batch.images[k, 0, :, :width] == 10 * k)
+        assert torch.all(batch.images[k, 0, :, width:] == 255)
     assert collate(lines, multiple=64).images.shape[-1] == 64
     assert torch.equal(collate(lines, multiple=64).images[..., :40], batch.images)
+
+
+def test_a_batch_goes_to_its_device_in_bytes_and_is_scaled_there_once():
+    batch = collate([PreparedLine(np.full((128, 40), level, np.uint8), "a", [1]) for level in (0, 200, 255)])
+    assert batch.images.dtype == torch.uint8
     moved = batch.to("cpu")
-    assert torch.equal(moved.images, batch.images)
+    assert moved.images.dtype == torch.float32
+    assert moved.images.amax((1, 2, 3)).tolist() == pytest.approx([-1, 200 / 127.5 - 1, 1])
+    assert torch.equal(moved.to("cpu").images, moved.images)
     assert moved.widths.device.type == "cpu"
+    assert torch.equal(moved.images[1], to_tensor(np.full((128, 40), 200, np.uint8)))
 
 
 def test_labels_are_whole_numbers_also_where_there_are_none():

@@ -11,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -245,14 +246,23 @@ def trained(monkeypatch):
     given = []
 
     class Noting:
+        calls: ClassVar = []
+
         def __init__(self, *arguments):
             given.append(arguments)
+            self.accelerator = SimpleNamespace(end_training=lambda: self.calls.append("end_training"))
 
         def run(self):
-            pass
+            self.calls.append("run")
 
     monkeypatch.setattr(hwrlib.commands, "Trainer", Noting)
     return given
+
+
+def test_training_ends_its_process_group_after_the_run(folder, tmp_path, trained):
+    assert main(["train", "--data", str(folder), "--output", str(tmp_path / "run")]) == 0
+    assert len(trained) == 1
+    assert hwrlib.commands.Trainer.calls == ["run", "end_training"]
 
 
 def test_the_seed_decides_the_first_weights(folder, tmp_path, trained):

@@ -915,6 +915,7 @@ SCRIPT = """
     result = {{"texts": texts, "losses": losses, "read": read, "weights": weights, "averaged": averaged,
               "processes": run.accelerator.num_processes, "history": run.history}}
     (folder / f"{{rank}}.json").write_text(json.dumps(result))
+    run.accelerator.end_training()  # as the command does: without it, a process sometimes aborts as it ends
 """
 
 
