@@ -315,7 +315,8 @@ class Recognizer:
     def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (N, T, classes) of prepared lines and the frames (N,) of each, for a decoder."""
         pixels = [np.pad(p, ((0, 0), (0, MARGIN)), constant_values=255) for p in pixels]
-        batch = collate([PreparedLine(p, "", []) for p in pixels], multiple=16).to(self.device)
+        multiple = 16 if len(pixels) > 1 else 1  # a line alone needs no padding, and so no mask
+        batch = collate([PreparedLine(p, "", []) for p in pixels], multiple).to(self.device)
         with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
             log_probs = self._fused(batch.images, batch.widths)
         lengths = frames(batch.widths)
