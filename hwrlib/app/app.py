@@ -155,7 +155,7 @@ class ReadingApp(ipywidgets.VBox):
                 self._quarters = state.quarters
                 self._show_state(name, page, state, anew=tried != state.quarters or not state.readings)
                 tried = state.quarters
-        self._finish(name, len(state.readings), len(state.lines), cancel)
+        self._finish(_turned(name, state.quarters), len(state.readings), len(state.lines), cancel)
 
     def _show_state(self, name: str, page: np.ndarray, state: PageReading, anew: bool) -> None:
         if anew:
@@ -172,8 +172,8 @@ class ReadingApp(ipywidgets.VBox):
         elif state.readings:
             new = [_line(reading) for reading in state.readings[len(self.view.lines) :]]
             self._set(self.view, lines=[*self.view.lines, *new])
-        turn = f", turned by {90 * state.quarters}°" if state.quarters else ""
-        self._set(self.view, status=f"Reading {name}{turn}: {len(state.readings)} of {len(state.lines)} lines …")
+        name = _turned(name, state.quarters)
+        self._set(self.view, status=f"Reading {name}: {len(state.readings)} of {len(state.lines)} lines …")
 
     def _show_lines(self, images: list[np.ndarray], readings: list[Reading]) -> None:
         """Lines alone; a single one as the network sees it."""
@@ -346,6 +346,10 @@ def _line(reading: Reading) -> dict:
     others = list(dict.fromkeys(text for text, _ in reading.alternatives if text != reading.text))
     shown = {"text": reading.text, "confidence": reading.confidence, "characters": characters, "alternatives": others}
     return shown | {"kept": False, "said": ""}
+
+
+def _turned(name: str, quarters: int) -> str:
+    return f"{name}, turned by {90 * quarters}°" if quarters else name
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:

@@ -310,7 +310,7 @@ def test_the_loss_of_a_batch_is_that_of_ctc_and_of_the_auxiliary_head(tmp_path, 
     run.accelerator.backward = lambda loss: total.append(loss.item()) or backward(loss)
     run.model.rnn.dropout = 0
     run.run(bar=False)
-    model, batch = run.model.train(), given[0]
+    model, batch = run.model.train(), given[0].to("cpu")
     widths = torch.full_like(batch.widths, batch.images.shape[-1])
     steps = widths // 4 - 1
     ctc = functools.partial(torch.nn.functional.ctc_loss, zero_infinity=True)
