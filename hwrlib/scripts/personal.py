@@ -42,7 +42,7 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
         DataError: no column ``writer``, too few lines of a writer, or a table of other weights.
     """
     version = hashlib.sha256((Path(weights) / "model.safetensors").read_bytes()).hexdigest()[:8]
-    rows = pd.read_csv(out, dtype={"writer": str}).to_dict("records") if out.exists() else []
+    rows = pd.read_csv(out, dtype={"writer": str, "weights": str}).to_dict("records") if out.exists() else []
     if {row["weights"] for row in rows} - {version}:
         raise DataError(f"{out} was made with other weights than {weights}: delete it, or give another name")
     precision = precision or Recognizer.from_pretrained(weights).precision  # measured once, the same for all
