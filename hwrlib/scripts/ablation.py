@@ -79,7 +79,7 @@ def ablation(
     out: str | Path,
     runs: str | Path,
     weights: str | Path = WEIGHTS,
-    lines: int = 1600,
+    lines: int = 1200,
     precision: str | None = None,
 ) -> None:
     """Train once with the recipe and once with each of ``CHANGES``, and write the errors on each validation line.
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder of the tables, such as notebooks/recorded")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the runs keep their states")
     parser.add_argument("--weights", default=WEIGHTS)
-    parser.add_argument("--lines", type=int, default=1600)
+    parser.add_argument("--lines", type=int, default=1200)
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"])
     options = parser.parse_args(arguments)
     datasets.disable_caching()  # by the name of a function that one change replaces
