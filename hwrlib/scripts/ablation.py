@@ -100,16 +100,18 @@ def ablation(
         precision: of training and reading; None takes what is fast on this machine.
 
     Raises:
-        DataError: too few lines, or tables that were made from other weights or with another number of lines.
+        DataError: too few lines, or tables of other weights, another precision or another number of lines.
     """
     table, errors = Path(out) / "ablation.csv", Path(out) / "ablation_errors.csv"
     version = hashlib.sha256((Path(weights) / "model.safetensors").read_bytes()).hexdigest()[:8]
     rows = pd.read_csv(table, dtype={"weights": str}).to_dict("records") if table.exists() else []
     counts = pd.read_csv(errors) if errors.exists() else pd.DataFrame()
-    if any(row["weights"] != version or row["lines"] not in (0, lines) for row in rows):
-        raise DataError(f"{table} was made from other weights or with another number of lines: give another folder")
     start = CRNN.from_pretrained(weights)
     precision = precision or Recognizer(start).precision  # measured once, the same for all
+    alike = {"weights": (version,), "precision": (precision,), "lines": (0, lines)}
+    for name, values in alike.items():
+        if other := {row[name] for row in rows} - set(values):
+            raise DataError(f"{table}: its {name} are {min(other)}, here {values[-1]}: give the same or another folder")
     prepare = functools.partial(prepare_lines, alphabet=start.alphabet, width_divisor=start.width_divisor)
     validation = prepare(load_lines("validation", data))
     iam, number_lines = prepare(load_lines("train", data)), prepare(load_lines("train", numbers))

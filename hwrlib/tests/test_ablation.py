@@ -115,9 +115,13 @@ def test_a_stopped_run_is_taken_up_where_it_was_and_a_done_one_is_left(arguments
     pd.testing.assert_frame_equal(pd.read_csv("ablation.csv"), table)
 
 
-def test_it_refuses_what_it_cannot_compare(arguments, trained):
+def test_it_refuses_what_it_cannot_compare(arguments, trained, monkeypatch):
     with pytest.raises(DataError, match="400 lines of one source are needed, 5 are given"):
         main([*arguments, "--lines", "1000"])
-    with pytest.raises(DataError, match="other weights or with another number of lines"):
-        pd.DataFrame([dict.fromkeys(ablation.COLUMNS, 0) | {"weights": "others"}]).to_csv("ablation.csv")
-        main(arguments)
+    monkeypatch.setattr(ablation, "CHANGES", {})
+    main(arguments)
+    table = pd.read_csv("ablation.csv", dtype={"weights": str})
+    for name, value in {"weights": "others", "precision": "bf16", "lines": 7}.items():
+        table.assign(**{name: value}).to_csv("ablation.csv", index=False)
+        with pytest.raises(DataError, match=f"its {name} are {value}, here "):
+            main(arguments)
