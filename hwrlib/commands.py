@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import functools
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from huggingface_hub import hf_hub_download
 
 from hwrlib.archive.bulk import read_archive, show_progress
 from hwrlib.archive.formats import FORMATS, ReadPage, write_page
@@ -25,6 +23,7 @@ from hwrlib.model import CRNN, export_onnx
 from hwrlib.recognizer import Recognizer, load_recognizer
 from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer, new_model
+from hwrlib.weights import version
 
 
 def read(options: argparse.Namespace) -> int:
@@ -56,7 +55,7 @@ def read(options: argparse.Namespace) -> int:
 def archive(options: argparse.Namespace) -> int:
     """Read an archive into parquet files and others; go on where a run was cut off."""
     make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
-    model = f"{_version(options.weights)}-{options.decoder}"
+    model = f"{version(options.weights)}-{options.decoder}"
     items = find_items(options.source)
     arguments = (items, options.output, make, model, options.format, options.workers, options.address)
     rows = show_progress(read_archive(*arguments), len(items))
@@ -124,7 +123,7 @@ def evaluate(options: argparse.Namespace) -> int:
         print(f"  without spaces before punctuation: {_rate(closed, 'cer')}, {_rate(closed, 'wer')}")
     if options.report:
         about = {"data": str(options.data), "split": options.split, "decoder": options.decoder}
-        about |= {"date": datetime.date.today().isoformat(), "weights": _version(options.weights)}
+        about |= {"date": datetime.date.today().isoformat(), "weights": version(options.weights)}
         options.report.write_text(json.dumps(about | scores, indent=1) + "\n")
     if options.predictions:
         table["confidence"] = [reading.confidence for reading in readings]
@@ -152,13 +151,6 @@ def _rate(result: dict, name: str) -> str:
 
 def _recognizer(options: argparse.Namespace) -> Recognizer:
     return load_recognizer(options.weights, options.decoder, options.precision)
-
-
-def _version(weights: str | Path) -> str:
-    """Eight hexadecimal digits that tell these weights from others."""
-    file = Path(weights) / "model.safetensors"
-    file = file if file.exists() else Path(hf_hub_download(str(weights), file.name))
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
 def _files(options: argparse.Namespace) -> list[tuple[str, str]]:

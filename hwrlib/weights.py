@@ -1,10 +1,12 @@
 """Weights from a file, strictly: whatever is wrong with it becomes one line that names it (chapter 3)."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
 from torch import nn
 
 LARGEST_CONFIG = 200_000  # bytes: tens of thousands of characters
@@ -18,6 +20,13 @@ def one_line(error: Exception) -> str:
     """What an error says, in at most 300 printable characters."""
     text = "".join(c if c.isprintable() else " " for c in str(error) or type(error).__name__)
     return " ".join(text.split())[:300]
+
+
+def version(source: str | Path) -> str:
+    """Eight hexadecimal digits that tell the weights of a folder, or of a name on the Hub, from others."""
+    file = Path(source) / "model.safetensors"
+    file = file if file.exists() else Path(hf_hub_download(str(source), file.name))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from hwrlib.model import CRNN
 from hwrlib.recognizer import WEIGHTS, Recognizer
 from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
+from hwrlib.weights import version
 
 # The recipe as it was set for a CPU: the last stage of the shipped weights.
 RECIPE = dataclasses.replace(
@@ -103,12 +103,12 @@ def ablation(
         DataError: too few lines, or tables of other weights, another precision or another number of lines.
     """
     table, errors = Path(out) / "ablation.csv", Path(out) / "ablation_errors.csv"
-    version = hashlib.sha256((Path(weights) / "model.safetensors").read_bytes()).hexdigest()[:8]
+    made_with = version(weights)
     rows = pd.read_csv(table, dtype={"weights": str}).to_dict("records") if table.exists() else []
     counts = pd.read_csv(errors) if errors.exists() else pd.DataFrame()
     start = CRNN.from_pretrained(weights)
     precision = precision or Recognizer(start).precision  # measured once, the same for all
-    alike = {"weights": (version,), "precision": (precision,), "lines": (0, lines)}
+    alike = {"weights": (made_with,), "precision": (precision,), "lines": (0, lines)}
     for name, values in alike.items():
         if other := {row[name] for row in rows} - set(values):
             raise DataError(f"{table}: its {name} are {min(other)}, here {values[-1]}: give the same or another folder")
@@ -138,7 +138,7 @@ def ablation(
         read = per_line(*texts)
         counts = counts.assign(characters=read.characters, **{name: read.errors})
         rates = round(cer(*texts), 5), round(wer(*texts), 5)
-        rows.append(dict(zip(COLUMNS, [name, seen, steps, minutes, precision, *rates, version], strict=True)))
+        rows.append(dict(zip(COLUMNS, [name, seen, steps, minutes, precision, *rates, made_with], strict=True)))
         counts.to_csv(errors, index=False)
         pd.DataFrame(rows, columns=COLUMNS).to_csv(table, index=False)
         print(rows[-1], flush=True)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from hwrlib.model import CRNN
 from hwrlib.recognizer import WEIGHTS, Recognizer
 from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
+from hwrlib.weights import version
 
 WRITERS = ("202", "289")  # the two with the most lines among IAM's validation lines: 53 and 50
 GIVEN, OTHERS = (5, 10, 20, 40), 100  # lines of a writer given to learn from; lines of all other writers that are read
@@ -41,9 +41,9 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
     Raises:
         DataError: no column ``writer``, too few lines of a writer, or a table of other weights.
     """
-    version = hashlib.sha256((Path(weights) / "model.safetensors").read_bytes()).hexdigest()[:8]
+    made_with = version(weights)
     rows = pd.read_csv(out, dtype={"writer": str, "weights": str}).to_dict("records") if out.exists() else []
-    if {row["weights"] for row in rows} - {version}:
+    if {row["weights"] for row in rows} - {made_with}:
         raise DataError(f"{out} was made with other weights than {weights}: delete it, or give another name")
     precision = precision or Recognizer.from_pretrained(weights).precision  # measured once, the same for all
     done = {tuple(row[name] for name in RUN) for row in rows}
@@ -75,7 +75,7 @@ def learning_curve(data: str | Path, out: Path, weights: str | Path = WEIGHTS, p
                 cer(some["text"], [r.text for r in reader.read_lines(some["image"])]) for some in (measured, others)
             ]
             row = dict(zip(RUN, run, strict=True)) | {"cer_own": round(rates[0], 4), "cer_others": round(rates[1], 4)}
-            rows.append(row | found | {"precision": precision, "weights": version})
+            rows.append(row | found | {"precision": precision, "weights": made_with})
             pd.DataFrame(rows, columns=COLUMNS).to_csv(out, index=False)
             print(rows[-1], flush=True)
 
