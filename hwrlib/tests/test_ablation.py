@@ -120,5 +120,5 @@ def test_it_refuses_what_it_cannot_compare(arguments, trained, monkeypatch):
     table = pd.read_csv("ablation.csv", dtype={"weights": str})
     for name, value in {"weights": "others", "precision": "bf16", "lines": 7}.items():
         table.assign(**{name: value}).to_csv("ablation.csv", index=False)
-        with pytest.raises(DataError, match=f"its {name} are {value}, here "):
+        with pytest.raises(DataError, match=f"its column {name} holds {value}, here it is "):
             main(arguments)
