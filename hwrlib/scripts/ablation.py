@@ -58,7 +58,7 @@ class Change:
 
 
 CHANGES = {
-    "none": Change(),
+    "the recipe": Change(),
     "another seed": Change({"seed": 1}),
     "no pen strokes": Change(strokes=0),
     "no lines of numbers": Change(numbers=0),
@@ -69,6 +69,7 @@ CHANGES = {
     "rate held to the end": Change({"schedule": "hold"}),
     "no average of the weights": Change({"average": 0}),
     "batches of 8": Change({"batch_size": 8}),
+    "a third seed": Change({"seed": 2}),
 }
 
 

@@ -65,7 +65,7 @@ def trained(monkeypatch):
 
 
 def test_each_run_differs_in_one_thing_and_sees_as_many_lines(arguments, trained, monkeypatch, capsys):
-    names = ["none", "no pen strokes", "pen strokes not spaced as IAM's", "no blots, no masked spans", "batches of 8"]
+    names = ["the recipe", "no pen strokes", "pen strokes not spaced as IAM's", "no blots, no masked spans", "batches of 8"]
     monkeypatch.setattr(ablation, "CHANGES", {name: CHANGES[name] for name in names})
     occlude = augment._occlude
     main(arguments)
@@ -93,7 +93,7 @@ def test_each_run_differs_in_one_thing_and_sees_as_many_lines(arguments, trained
 
 
 def test_a_stopped_run_is_taken_up_where_it_was_and_a_done_one_is_left(arguments, trained, monkeypatch):
-    monkeypatch.setattr(ablation, "CHANGES", {"none": Change()})
+    monkeypatch.setattr(ablation, "CHANGES", {"the recipe": Change()})
     step = ablation.Trainer._step
 
     def stop(self, batch):
@@ -106,7 +106,7 @@ def test_a_stopped_run_is_taken_up_where_it_was_and_a_done_one_is_left(arguments
     assert pd.read_csv("ablation.csv").change.tolist() == ["start"]
     main(arguments)
     table = pd.read_csv("ablation.csv")
-    assert (table.change.tolist(), table.lines.tolist()) == (["start", "none"], [0, 8])
+    assert (table.change.tolist(), table.lines.tolist()) == (["start", "the recipe"], [0, 8])
     main(arguments)
     assert len(trained) == 2
     pd.testing.assert_frame_equal(pd.read_csv("ablation.csv"), table)
