@@ -65,7 +65,13 @@ def trained(monkeypatch):
 
 
 def test_each_run_differs_in_one_thing_and_sees_as_many_lines(arguments, trained, monkeypatch, capsys):
-    names = ["the recipe", "no pen strokes", "pen strokes not spaced as IAM's", "no blots, no masked spans", "batches of 8"]
+    names = [
+        "the recipe",
+        "no pen strokes",
+        "pen strokes not spaced as IAM's",
+        "no blots, no masked spans",
+        "batches of 8",
+    ]
     monkeypatch.setattr(ablation, "CHANGES", {name: CHANGES[name] for name in names})
     occlude = augment._occlude
     main(arguments)
