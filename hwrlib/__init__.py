@@ -12,14 +12,14 @@ _HOMES = {
     "AlphabetError": "alphabet",
     "IAM": "alphabet",
     "REFERENCE": "alphabet",
-    "DataError": "metadata",
+    "DataError": "data",
     "load_lines": "data",
-    "ImageError": "image_files",
+    "ImageError": "images",
     "prepare": "images",
     "undo": "images",
     "CRNN": "model",
+    "load_reference_checkpoint": "model",
     "Recognizer": "recognizer",
-    "load_reference_checkpoint": "reference",
 }
 __all__ = ["SAMPLE", "WEIGHTS", *_HOMES]
 

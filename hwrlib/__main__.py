@@ -2,38 +2,201 @@
 
 # What a command needs is imported when it is called: PyTorch alone takes seconds, and the app's server works without.
 import argparse
+import dataclasses
+import datetime
+import functools
 import importlib
+import json
 import os
 import sys
+import typing
 from pathlib import Path
 
-from hwrlib import WEIGHTS
-from hwrlib.settings import PRESETS, parse_setting
+from hwrlib import SAMPLE, WEIGHTS
+from hwrlib.archive import FORMATS
+from hwrlib.settings import PRESETS, Settings
 
-FORMATS = ["text", "json", "alto", "page", "hocr", "pdf"]  # the keys of hwrlib.archive.formats.FORMATS
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what a user can meet; any other is a fault of ours
+BLANK = "no writing was found"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command of the command line; 0 where it did what it was asked, 1 with a message where it could not."""
     options = _parser().parse_args(arguments)
     try:
-        module = importlib.import_module("hwrlib.app.server" if options.command == "app" else "hwrlib.commands")
+        module = importlib.import_module("hwrlib.app.server") if options.command == "app" else sys.modules[__name__]
         return getattr(module, options.command)(options)
     except BrokenPipeError:  # whoever read the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return 141
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        importlib.import_module("hwrlib.commands").complain(error)
+    except FAILURES as error:
+        complain(error)
         return 1
 
 
-def _setting(text: str) -> tuple[str, object]:
-    try:
-        return parse_setting(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error  # the one whose text argparse shows
+def read(options: argparse.Namespace) -> int:
+    """Print the text of lines and pages, line by line; go on after one that cannot be read, and say so at the end."""
+    from hwrlib.archive.formats import render, write_page
+    from hwrlib.archive.sources import iter_pages
+    from hwrlib.images import MOST_BYTES
+    from hwrlib.recognizer import Recognizer
+
+    files, failed = _files(options), False
+    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    in_columns = options.format == "text" and (len(options.images) > 1 or any(map(os.path.isdir, options.images)))
+    for file, name in files:
+        for page in iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name):
+            try:
+                if isinstance(page.pixels, Exception):
+                    raise page.pixels
+                page = dataclasses.replace(page, readings=recognizer.read_page(page.pixels, options.kind))
+                if options.output:
+                    shown = f"{_plain(str(write_page(page, options.format, options.output)))}\n".encode()
+                else:
+                    shown = render(page, options.format)
+                    if in_columns:
+                        begin = f"{_plain(page.name)}\t".encode()
+                        shown = b"".join(begin + row for row in shown.splitlines(keepends=True))
+            except FAILURES as error:
+                failed = True
+                complain(error, page.name)
+                continue
+            if not page.readings:
+                complain(BLANK, page.name)
+            if sys.stdout:
+                sys.stdout.buffer.write(shown)
+                sys.stdout.flush()
+    return int(failed)
+
+
+def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Each file to be read and what it is called: its path, or its place in --output."""
+    from hwrlib.archive.sources import find_files, readable_name
+
+    if not sys.stdout and not options.output:
+        raise ValueError("there is no standard output to print to: give --output")
+    if not sys.stdin and "-" in options.images:
+        raise ValueError("there is no standard input to read")
+    if not options.images:
+        options.images = [str(SAMPLE / "line.png")]
+        print(f"No image given: this is the text of {options.images[0]} (synthetic).", file=sys.stderr)
+    found = []
+    for given in options.images:
+        home = given if os.path.isdir(given) else os.path.dirname(given)
+        for file in find_files(given, options.output):
+            found.append((file, readable_name(os.path.relpath(file, home) if options.output else file)))
+    names = [name for _, name in found]
+    if options.output and (twice := {name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{options.output} would get two files called {min(twice)}: read their folders one by one")
+    if len(found) > 1 and not options.output and options.format not in ("text", "json"):
+        raise ValueError(f"{len(found)} pages as {options.format} need a folder: give --output")
+    return found
+
+
+def archive(options: argparse.Namespace) -> int:
+    """Read an archive into parquet files and others; go on where a run was cut off."""
+    from hwrlib.archive.bulk import read_archive, show_progress
+    from hwrlib.archive.sources import find_items
+    from hwrlib.model import weights_version
+    from hwrlib.recognizer import Recognizer
+
+    items = find_items(options.source, options.output)
+    make = functools.partial(Recognizer.from_pretrained, options.weights, options.precision, options.decoder)
+    model = f"{weights_version(options.weights)}-{options.decoder}"
+    rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
+    noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("lines") == []]
+    for row in noted:
+        complain(row["error"] or BLANK, row["path"])
+    return int(any(row["error"] for row in noted))
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the network as an ONNX file."""
+    from hwrlib.model import CRNN, export_onnx
+
+    export_onnx(CRNN.from_pretrained(options.weights), options.output)
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a network; the folder then holds its weights and history."""
+    from hwrlib.data import load_lines, training_lines
+    from hwrlib.model import CRNN
+    from hwrlib.training import make_trainer, new_model
+
+    def show(history) -> None:
+        print(history.tail(1).to_string(index=False, header=len(history) == 1), flush=True)
+
+    if Path(options.data).is_file():
+        raise ValueError(f"{options.data} is one file: training needs a folder of lines")
+    given = {name: value for name, value in vars(options).items() if hasattr(Settings, name)}
+    settings, skip_bad = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
+    model = CRNN.from_pretrained(options.init) if options.init else new_model(settings)
+    if options.width_divisor is not None:
+        start, model = model, CRNN(model.alphabet, options.width_divisor, model.calibration)
+        model.load_state_dict(start.state_dict())
+    rows, held_out = training_lines(options.data, skip_bad)
+    print(f"{len(rows)} lines to train on, {len(held_out)} held out to validate", file=sys.stderr)
+    extra = [load_lines("train", source, skip_bad) for source in options.extra]
+    others = load_lines("train", options.replay, skip_bad) if options.replay else None
+    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip_bad}
+    more |= {"resume": options.resume, "on_epoch": show}
+    trainer = make_trainer(model, rows, held_out, options.output, settings, **more)
+    trainer.run()
+    trainer.accelerator.end_training()  # a process of several that ends without it may abort
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print CER and WER with 95 % intervals, and write the report and the predictions where asked."""
+    from hwrlib.data import load_lines
+    from hwrlib.metrics import per_line, report
+    from hwrlib.model import weights_version
+    from hwrlib.recognizer import Recognizer
+
+    rows, prepared = load_lines(options.split, options.data), {}
+    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    for number in range(len(rows)):
+        try:
+            prepared[number] = recognizer.prepare(rows[number]["image"])
+        except ValueError as error:
+            complain(error, f"{options.data}, row {number}")
+    failed, rows = len(prepared) < len(rows), rows.remove_columns("image").select(list(prepared))
+    readings = recognizer.read_prepared(list(prepared.values()), progress=sys.stderr.isatty())
+    table = per_line(rows["text"][:], [reading.text for reading in readings])
+    scans = table.groupby(rows["scan"][:]) if "scan" in rows.column_names else ()
+    scores = {name: report(list(part.reference), list(part.prediction)) for name, part in [("all", table), *scans]}
+    for name, result in scores.items():
+        parts = {f"{name}: {result['lines']} lines": result}
+        parts["  without spaces before punctuation"] = result["without_spaces_before_punctuation"]
+        for title, part in parts.items():
+            cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
+            print(f"{title}: CER {cer}, WER {wer}")
+    if options.report:
+        about = {"data": str(options.data), "split": options.split, "decoder": options.decoder}
+        about |= {"date": datetime.date.today().isoformat(), "weights": weights_version(options.weights)}
+        options.report.write_text(json.dumps(about | scores, indent=1) + "\n")
+    if options.predictions:
+        table["confidence"] = [reading.confidence for reading in readings]
+        table.insert(0, "id", rows["line_id"][:] if "line_id" in rows.column_names else table["line"].astype(str))
+        write = table.to_parquet if options.predictions.suffix == ".parquet" else table.to_csv
+        write(options.predictions, index=False)
+    return int(failed)
+
+
+def complain(error: Exception | str, name: str = "") -> None:
+    """Say on standard error what is wrong, and with what: in one line, or in one for each bad row of a data set."""
+    text = str(error).replace(name, _plain(name)) or type(error).__name__
+    lines = text.splitlines() if isinstance(error, ValueError) else [text]
+    text = "\n".join(_plain(" ".join(line.split())) for line in lines)
+    print(f"hwrlib: {text if _plain(name) in text else f'{_plain(name)}: {text}'}", file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    """The text with its tabs, line breaks and the like spelt out, so that it takes one line and one column."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,50 +213,46 @@ def _parser() -> argparse.ArgumentParser:
     one("--as", dest="kind", choices=["line", "page"], help="what each image is (default: decided by its look)")
     one("--format", choices=FORMATS, default="text", help="format of the output (default: %(default)s)")
     one("--output", type=Path, metavar="FOLDER", help="write one file for each page here, and print their names")
-
     two = add("train", "Train the network, or go on with a training; stop it with Ctrl-C at any time.")
     two("--output", type=Path, required=True, help="folder of the run, for its weights (best/), history and state")
     two("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
     two("--repeat", type=int, default=1, metavar="N", help="use each line of --data N times in an epoch")
-    two("--strokes", type=Path, help="parquet of pen strokes, rendered as more lines")
     two("--extra", action="append", default=[], metavar="DATA", help="more lines to train on; may be repeated")
     two("--replay", metavar="DATA", help="mix in as many lines of this data set, against forgetting (chapter 8)")
-    two("--words", action="store_true", help="train on the words that can be cut from the lines")
-    two("--preset", choices=sorted(PRESETS), default="recipe")
-    two("--set", action="append", type=_setting, default=[], metavar="NAME=VALUE", help="change one of its settings")
+    two("--skip-bad-rows", action="store_true", help="leave out the lines that cannot be used, and say which")
     two("--width-divisor", type=float, help="divide the lines' width by this, 1 to 8 (default: 1, or as in --init)")
     two("--init", help="weights to start from: a folder or a name on the Hub")
     two("--resume", action="store_true", help="go on with the run in --output")
-
+    two("--preset", choices=PRESETS, default="recipe", help="the settings, of which each that follows changes one")
+    for field in dataclasses.fields(Settings):
+        parts = typing.get_args(field.type) or [field.type]  # of "int | None", or the words of a Literal
+        words = [word for part in parts for word in typing.get_args(part) or [part] if isinstance(word, str)]
+        kind = {"choices": words} if words else {"action": "store_true"} if bool in parts else {"type": parts[0]}
+        two(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=f"recipe: {field.default}", **kind)
     three = add("evaluate", "Measure CER and WER on the lines of a data set.")
     three("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
     three("--split", default="validation")
     three("--report", type=Path, metavar="FILE", help="write counts, rates and confusions (JSON, no text)")
     three("--predictions", type=Path, metavar="FILE", help="write each line's reading (.csv or .parquet)")
-
     four = add("app", "Open the app in the browser: a drawing pad, pictures, corrections.")
     four("--port", type=int, default=8866)
     four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
     four("--visitors", type=int, default=8, metavar="N", help="at once; each takes about 0.5 GB of memory (default: 8)")
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
-    four("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
-
     five = add("archive", "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
     five("output", type=Path, help="folder of the result: parquet files with one row for each page")
     five("--format", action="append", choices=FORMATS, default=[], help="also write this format; may be repeated")
     five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
-
     six = add("export", "Write the network as an ONNX file: log-probabilities for one line of any width.")
     six("output", type=Path, metavar="MODEL.onnx")
-    six("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
-
-    for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
+    for command in (one, three, four, five, six):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+    for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
         command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
-        command("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast on this machine")
+        command("--precision", choices=["fp32", "bf16", "fp16"], help="default: what is fast on this machine")
     return parser
 
 

@@ -1,79 +1,53 @@
-"""Prefix beam search, with a language model or a word list where there is one (chapter 5)."""
+"""Prefix beam search, with a language model where there is one (chapter 5)."""
 
 import functools
 import heapq
 import math
-import string
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.ctc import Character, Reading, checked, forced_align, greedy, path_confidence
-from hwrlib.language import BOUNDARY, Language
+from hwrlib.ctc import Character, Reading, forced_align, greedy, path_confidence, to_array
+from hwrlib.language import BOUNDARY, CharNgram
 
 ALPHA, BETA = 0.6, 0.5  # tuned on every third of 467 IAM validation lines
-WORD_BONUS = 1.0  # natural log of what finishing a word of the list is worth
 
 
 class Fusion:
-    """What a text is worth beside its image: alpha log p(text) - beta log prior(text) + WORD_BONUS for a listed word.
+    """What a text is worth beside its image: alpha log p(text) - beta log prior(text).
 
     The network has learnt as well how frequent each character is. The prior is the product of these frequencies, and
     dividing by it takes them out once. The line's end counts as the end of its last word: the model's probability of a
     space or an end there. Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015. Chapter 5:
     notebooks/05_decode_with_ctc.ipynb.
 
-    Arguments:
-        alphabet: of the log-probabilities.
-        language: a language model that has all its characters, or None.
-        alpha: the language model's weight, 0 or more.
-        beta: the prior's weight, 0 or more.
-        words: known words in any case, or None; the beam still reads other words, for less.
-
     Raises:
-        AlphabetError: the language model lacks a character.
+        AlphabetError: the language model lacks a character of the alphabet.
     """
 
-    def __init__(
-        self,
-        alphabet: Alphabet,
-        language: Language | None = None,
-        alpha: float = ALPHA,
-        beta: float = BETA,
-        words: Iterable[str] | None = None,
-    ):
-        self.language, self.alpha, self.beta, self.alphabet = language, alpha, beta, alphabet
-        self._words = frozenset(unicodedata.normalize("NFC", word).lower() for word in words or ())
-        self._space = alphabet.characters.find(" ") + 1
-        if language:
-            self._columns = [0, *language.alphabet.encode(alphabet.characters)]
-            self._prior = np.log(language.prior[self._columns])
-            self._prior[0] = 0.0  # the end of the line is no character
+    def __init__(self, alphabet: Alphabet, language: CharNgram, alpha: float = ALPHA, beta: float = BETA):
+        self.alphabet, self.language, self.alpha, self.beta = alphabet, language, alpha, beta
+        self._columns = [0, *language.alphabet.encode(alphabet.characters)]
+        self._prior = np.log(language.prior[self._columns])
+        self._prior[0] = 0.0  # the end of the line is no character
         self._row = functools.lru_cache(1 << 14)(self._weigh)
 
     def _weigh(self, context: str) -> list[float]:
-        if not self.language:
-            return [1.0] * self.alphabet.classes
-        row = self.language.row(context)[self._columns]
-        if self._space:  # where a line ends is up to the paper: its last word must be over, no more
-            row[0] = np.logaddexp(row[0], row[self._space])
+        row, space = self.language.row(context)[self._columns], self.alphabet.characters.find(" ") + 1
+        if space:  # where a line ends is up to the paper: its last word must be over, no more
+            row[0] = np.logaddexp(row[0], row[space])
         return np.exp(self.alpha * row - self.beta * self._prior).tolist()
 
     def factors(self, prefix: str) -> list[float]:
         """Weights (C,) of what may follow a prefix, which begins with ``BOUNDARY``: index 0 the line's end."""
-        row = self._row(prefix[-self.language.order + 1 :] if self.language and self.language.order > 1 else "")
-        last = prefix.rsplit(" ", 1)[-1].strip(string.punctuation + BOUNDARY).lower() if self._words else None
-        if last in self._words:
-            row = [w * math.exp(WORD_BONUS) if k in (0, self._space) else w for k, w in enumerate(row)]
-        return row
+        return self._row(prefix[max(len(prefix) - self.language.order + 1, 0) :])
 
     def log_weight(self, text: str) -> float:
         """Natural log of the weight of a whole line, the product of its ``factors``."""
-        line = BOUNDARY + unicodedata.normalize("NFC", text)
-        labels = [*self.alphabet.encode(text), 0]
+        line, labels = BOUNDARY + unicodedata.normalize("NFC", text), [*self.alphabet.encode(text), 0]
         return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
 
 
@@ -84,19 +58,11 @@ def expand_beam(
     floor: float,
     factors: Callable[[str], list[float]] | None = None,
 ) -> Iterator[tuple[dict[str, tuple[float, float]], float]]:
-    """Search one line, frame by frame: yield (beam, scale) after each.
+    """Search one line, (T, C) log-probabilities, frame by frame: yield (beam, scale) after each.
 
-    Arguments:
-        log_probs: (T, C) natural log-probabilities.
-        alphabet: of C classes.
-        width: prefixes kept from frame to frame.
-        floor: natural log, 0 or less; see :class:`PrefixBeam`.
-        factors: a prefix's weights of what comes next, as ``Fusion.factors``.
-
-    Returns:
-        beam: {prefix: (mass that ends in blank, mass that ends in its last character)}, best first, times exp(-scale);
-        a prefix begins with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix
-        has 1, which spares logarithms.
+    The beam is {prefix: (mass that ends in blank, mass that ends in its last character)}, best first; a prefix begins
+    with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix has 1, which spares
+    logarithms: exp(scale) times as much is true. Width and floor: see :class:`PrefixBeam`; factors: ``Fusion.factors``.
     """
     label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
     least, scale, beam = math.exp(floor), 0.0, {BOUNDARY: (1.0, 0.0)}
@@ -136,14 +102,10 @@ class PrefixBeam:
     Hannun et al., 2014; without a language model Graves, 2012. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
 
     Arguments:
-        language, alpha, beta, words: see :class:`Fusion`, whose weight is added to a text's log-probability.
+        language, alpha, beta: see :class:`Fusion`, whose weight is added to a text's log-probability.
         width: prefixes kept from frame to frame, 1 or more.
         best: number of texts returned, 1 or more: the winner and its alternatives.
-        floor: natural log; a character in a frame, or a prefix, this far below the best is given up; -inf gives up
-            none and is exact where ``width`` suffices.
-
-    Raises:
-        ValueError: width or best below 1.
+        floor: natural log; a character in a frame, or a prefix, this far below the best is given up; -inf: none is.
 
     >>> log_probs = np.log([[[0.6, 0.4], [0.6, 0.4]]])  # no "a": 0.36; "a": 0.16 + 0.24 + 0.24, by three paths
     >>> greedy(log_probs, [2], Alphabet("a"))[0].text, PrefixBeam()(log_probs, [2], Alphabet("a"))[0].text
@@ -152,39 +114,31 @@ class PrefixBeam:
 
     def __init__(
         self,
-        language: Language | None = None,
+        language: CharNgram | None = None,
         width: int = 32,
         alpha: float = ALPHA,
         beta: float = BETA,
-        words: Iterable[str] | None = None,
         best: int = 5,
         floor: float = -8.0,
     ):
-        if width < 1 or best < 1:
-            raise ValueError(f"width {width}, best {best}: at least 1 of each")
-        self.width, self.best, self.floor = width, best, floor
-        words = frozenset(words or ())  # kept: each alphabet's Fusion goes through them
-        self.name = "language" if language or words else "beam"
-        self._fusion = functools.lru_cache(4)(lambda alphabet: Fusion(alphabet, language, alpha, beta, words))
+        self.width, self.best, self.floor, self.name = width, best, floor, "language" if language else "beam"
+        self._fusion = functools.lru_cache(4)(lambda alphabet: language and Fusion(alphabet, language, alpha, beta))
 
-    def __call__(self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet) -> list[Reading]:
+    def __call__(
+        self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
+    ) -> list[Reading]:
         """Read lines, as :func:`hwrlib.ctc.greedy`; an AlphabetError where the language model lacks a character."""
-        firsts = greedy(log_probs, lengths, alphabet)
-        log_probs, lengths = checked(log_probs, lengths, alphabet)
-        return [
-            self._read(line[:length], first, alphabet)
-            for line, length, first in zip(log_probs, lengths, firsts, strict=True)
-        ]
+        firsts = greedy(log_probs, lengths, alphabet, firsts)
+        lines = zip(to_array(log_probs), lengths, firsts, strict=True)
+        return [self._read(line[:length], first, alphabet) for line, length, first in lines]
 
     def _read(self, log_probs: np.ndarray, first: Reading, alphabet: Alphabet) -> Reading:
-        fusion = self._fusion(alphabet) if self.name == "language" else None
+        fusion = self._fusion(alphabet)
         weight = fusion.log_weight if fusion else lambda text: 0.0
-        beam, scale = {BOUNDARY: (1.0, 0.0)}, 0.0
-        for beam, scale in expand_beam(log_probs, alphabet, self.width, self.floor, fusion and fusion.factors):  # noqa: B007
-            pass  # only the beam after the last frame counts
-        scores = {prefix[1:]: scale + math.log(sum(masses)) for prefix, masses in beam.items()}
-        if fusion:
-            scores = {text: score + math.log(fusion.factors(BOUNDARY + text)[0]) for text, score in scores.items()}
+        steps = expand_beam(log_probs, alphabet, self.width, self.floor, fusion and fusion.factors)
+        beam, scale = functools.reduce(lambda _, step: step, steps, ({BOUNDARY: (1.0, 0.0)}, 0.0))  # the last one
+        ends = [math.log(fusion.factors(prefix)[0]) if fusion else 0.0 for prefix in beam]
+        scores = {p[1:]: scale + math.log(sum(beam[p])) + end for p, end in zip(beam, ends, strict=True)}
         if self.width > 1:
             scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
         ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])

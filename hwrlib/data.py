@@ -1,72 +1,77 @@
-"""Lines and transcripts from the Hub, parquet files and folders, checked as they are loaded (chapters 1, 2, 8)."""
+"""Lines and transcripts from the Hub, parquet files and folders; files written whole (chapters 1, 2, 8)."""
 
+import csv
 import io
+import json
 import os
 import re
-from pathlib import Path
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
+from safetensors import SafetensorError
 
 from hwrlib import SAMPLE
-from hwrlib.alphabet import Alphabet
-from hwrlib.image_files import FORMATS, ImageError, open_image
-from hwrlib.metadata import METADATA, DataError, read_metadata
-from hwrlib.strokes import render_strokes
+from hwrlib.images import load_page
 
 HUB = "Teklia/IAM-line"
 EXAMPLE = 58  # the validation line of the sample that a reader meets first: every decoder reads it right
+METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images of a folder, as `datasets` has it
 
-# The texts of the LOB corpus (Johansson et al., 1978) that IAM's validation and test lines were copied from, as line
-# ids begin. Pen-stroke forms marked z cut the same texts anew (62 of our 467 validation lines), so they stay out.
-HELD_OUT = r"(c0[46]|d0[13-7]|e0[16]|f0[47]|g0[12347]|h01|m0[12346]|n0[12346]|p0[1236])-\d+z-"
 
-ABBREVIATION = (  # before its last point
-    r"Mr|Mrs|Dr|Esq|Jr|Rev|Prof|Capt|Col|Gen"
-    r"|Co|Ltd|No|Fig|St|ft|lb|etc"
-    r"|[ap]\.m|i\.e|e\.g|[A-Z]|(?:[A-Z]\.)+[A-Z]"  # p.m., J., U.S.
-)
+class DataError(ValueError):
+    """A data set that cannot be used; the message names the row and says why."""
 
 
 class LineImage(datasets.Image):
-    """A column that :mod:`hwrlib.images` decodes; `datasets` would try every format that Pillow knows."""
+    """A column that :mod:`hwrlib.images` decodes, grey; `datasets` would try every format that Pillow knows."""
 
     def decode_example(self, value: dict | Image.Image, token_per_repo_id: dict | None = None) -> Image.Image:
         """The PIL image of {"bytes", "path"}; now and then `datasets` has one already."""
-        return open_image(*_file(value)) if isinstance(value, dict) else value
+        if isinstance(value, Image.Image):
+            return value
+        return Image.fromarray(load_page(value["path"] if value["bytes"] is None else value["bytes"], value["path"]))
 
 
-def load_lines(split: str = "train", source: str | Path = "iam") -> datasets.Dataset:
-    """Load the lines of one split: a data set with the columns ``image`` (PIL images) and ``text``.
+def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool = False) -> datasets.Dataset:
+    """Load the lines of one split: ``image`` (PIL, grey, decoded when asked for), ``text``, and its ``origin``.
 
     Other columns of text or numbers come with them. Chapter 1: notebooks/01_explore_the_lines.ipynb.
 
     Arguments:
         split: "train", "validation" or "test"; any split name where the source is a path.
-        source: "iam" (``Teklia/IAM-line`` from the Hugging Face Hub), "sample" (the embedded, synthetic lines), or
-            a path: a parquet file, a folder of parquet files named after their splits (the Hub's layout), or a folder
-            of images with ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``): one folder per split, or
-            one for all, which is then "train".
+        source: "iam" (``Teklia/IAM-line`` from the Hub), "sample" (the embedded, synthetic lines), or a path: a parquet
+            file, a folder of parquet files named after their splits, or a folder of images with ``metadata.jsonl`` or
+            ``metadata.csv`` (``file_name``, ``text``): one folder per split, or one for all, which is then "train".
+        skip_bad: leave out rows without text or image, and say so on standard error.
 
     Raises:
         FileNotFoundError: no such path, or nothing of that split in it.
-        DataError: a missing column, an empty transcript, a missing or unreadable image, or one outside the folder; the
-            row is named.
+        DataError: a missing column, or rows without text or image: all of them are named.
 
-    >>> lines = load_lines("validation", "sample")
-    >>> sorted({"image", "text"} & set(lines.column_names))
-    ['image', 'text']
+    >>> load_lines("validation", "sample")["text"][EXAMPLE - 1]
+    "The baker's oldest recipe calls"
     """
     if source == "iam":
-        return _checked(datasets.load_dataset(HUB, split=split), HUB)
+        return _checked(datasets.load_dataset(HUB, split=split), f"{HUB}, {split}", skip_bad)
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file or folder; a source is "iam", "sample" or a path')
     found = [f for place in (path, path / "data") for f in sorted(place.glob(f"{split}*.parquet"))]
     files = [path] if path.suffix == ".parquet" else found
     if files:
-        return _checked(_from_parquet(files, "image"), files[0] if len(files) == 1 else path)
+        name = ", ".join(map(str, files))
+        try:  # without what the schema says of itself: columns of images, but ours, are none then
+            table = pa.concat_tables(pq.read_table(file) for file in files).replace_schema_metadata()
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"{name} cannot be read as parquet: {error}; fetch it again") from error
+        return _checked(datasets.Dataset(table), name, skip_bad)
     folders = (path / split, path) if split == "train" else (path / split,)  # without folders per split, all is "train"
     found = [folder / name for folder in folders for name in METADATA if (folder / name).exists()]
     if not found:
@@ -76,20 +81,46 @@ def load_lines(split: str = "train", source: str | Path = "iam") -> datasets.Dat
     rows = read_metadata(found[0])
     images = [{"path": str(image), "bytes": None} for image, _ in rows]
     lines = datasets.Dataset.from_dict({"image": images, "text": [text for _, text in rows]})
-    return _checked(lines, found[0], embedded=False)
+    return _checked(lines, str(found[0]), skip_bad, embedded=False)
+
+
+def _checked(lines: datasets.Dataset, source: str, skip_bad: bool, embedded: bool = True) -> datasets.Dataset:
+    """Refuse or leave out rows without text or image; no row of a data set that embeds its images names a file."""
+    missing = [name for name in ("image", "text") if name not in lines.column_names]
+    if missing or not len(lines):
+        raise DataError(f"{source}: no {' and '.join(missing) or 'line'} in it, but {', '.join(lines.column_names)}")
+    # Any other column of images, sounds or videos would be decoded by `datasets`.
+    columns = [c for c, kind in lines.features.items() if c == "image" or isinstance(kind, datasets.Value)]
+    try:
+        lines = lines.select_columns([c for c in columns if c != "origin"])
+        lines = lines.cast_column("image", datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{source}: the column image holds no images ({error})") from error
+    bad = {}
+    for row, line in enumerate(lines):
+        text, image = line["text"], line["image"] or {"bytes": None, "path": ""}
+        if not isinstance(text, str) or not text.strip():
+            bad[row] = "the transcript is empty"
+        elif image["bytes"] is None and (embedded or not os.path.isfile(image["path"])):
+            bad[row] = f"the image of {text!r} is missing: {image['path'] or 'no file'}"
+    origins = [f"{source}, row {row}" for row in range(len(lines))]
+    refuse_rows([f"{origins[row]}: {why}" for row, why in bad.items()], skip_bad)
+    lines = lines.add_column("origin", origins).cast_column("image", LineImage())
+    return lines.select([row for row in range(len(lines)) if row not in bad]) if bad else lines
+
+
+def refuse_rows(reasons: list[str], skip_bad: bool) -> None:
+    """Refuse rows that cannot be used, all in one DataError; or only say on standard error that they are left out."""
+    if reasons and not skip_bad:
+        raise DataError("\n".join([*reasons, "mend or drop such rows, or leave them out with --skip-bad-rows"]))
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
 
 
 def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Split lines into those to learn from and those held out: every fifth, and at least one.
+    """Split two or more lines into those to learn from and those held out: one of ``every``, and at least one.
 
     Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
-
-    Arguments:
-        lines: two or more rows.
-        every: hold out one of so many.
-
-    Raises:
-        DataError: fewer than two lines.
 
     >>> kept, held_out = hold_out(datasets.Dataset.from_dict({"text": list("abcdefg")}))
     >>> kept["text"][:], held_out["text"][:]
@@ -101,110 +132,82 @@ def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset,
     return lines.select(np.flatnonzero(~held)), lines.select(np.flatnonzero(held))
 
 
-def training_lines(source: str | Path) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The lines to train on and those to validate on, of any source of :func:`load_lines`.
-
-    Without a split for validation, as in the folder of one's own lines from chapter 7, :func:`hold_out` makes one.
-    Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
-    """
-    lines = load_lines("train", source)
+def training_lines(source: str | Path, skip_bad: bool = False) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The lines to train on and to validate on; :func:`hold_out` makes the latter where a source has no such split."""
+    lines = load_lines("train", source, skip_bad)
     try:
-        return lines, load_lines("validation", source)
+        return lines, load_lines("validation", source, skip_bad)
     except FileNotFoundError:
         return hold_out(lines)
 
 
-def load_strokes(path: str | Path, alphabet: Alphabet, seed: int = 0) -> datasets.Dataset:
-    """Pen strokes rendered as lines; characters outside the alphabet are dropped.
-
-    Arguments:
-        path: a parquet file with the columns ``strokes``, as for :func:`hwrlib.strokes.render_strokes`, and ``text``.
-            Where there is a ``line_id``, forms that share their text with IAM's validation or test lines stay out.
-        alphabet: of the network that is to learn from them.
-        seed: decides, with the row, the pen of each line.
+def read_metadata(path: Path) -> list[tuple[Path, str]]:
+    """The image and the text of each row of a ``metadata.jsonl`` or ``metadata.csv``, the texts as they are written.
 
     Raises:
-        DataError: a missing column, or strokes that cannot be drawn; the row is named.
+        DataError: a row, named from 0, that is not of the format, not in UTF-8 or UTF-16, without ``file_name`` or
+            ``text``, that names a file outside the folder, or one that another row has with another text.
     """
-    table = _from_parquet([Path(path)], "strokes")
-    if "line_id" in table.column_names:
-        table = table.filter(lambda line_id: not re.match(HELD_OUT, line_id), input_columns="line_id")
-
-    def render(strokes: list[list[float]], text: str, row: int) -> dict:
-        try:
-            line = render_strokes(strokes, np.random.default_rng((seed, row)))
-            return {"image": Image.fromarray(line), "text": alphabet.drop(spaced(text))}
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}, row {row}: {error}") from error
-
-    lines = table.map(render, with_indices=True, input_columns=["strokes", "text"], remove_columns=table.column_names)
-    return lines.cast_column("image", LineImage())
-
-
-def spaced(text: str) -> str:
-    r"""The text with punctuation set apart as IAM's transcripts set it: "word ." and "( word )", but "Mr." and "2,000".
-
-    >>> spaced('He (Mr. Fox) said: "It is 2,000, isn\'t it?"')
-    'He ( Mr. Fox ) said : " It is 2,000 , isn\'t it ? "'
-    """
-    text = re.sub(r"(\w) ?' ?(s|ve|re|ll|d|m)\b", r"\1'\2", text.replace(",,", '"'))
-    text = re.sub(r'([!"();?])', r" \1 ", text)
-    text = re.sub(r"(?<!\d)([,:])|([,:])(?!\d)", r" \1\2 ", text)
-    text = re.sub(r"(^|\s)'(?=\w)", r"\1 ' ", text)
-    text = re.sub(rf"(?<![\w.])({ABBREVIATION}) \.(?=\s)", r"\1.", text)  # "Mr ." of some writers
-    text = re.sub(rf"\b(?<!\.)(?!(?:{ABBREVIATION})\.)([\w'-]+)\.(?=\s|$)", r"\1 .", text)
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _from_parquet(files: list[Path], content: str) -> datasets.Dataset:
-    """The rows of parquet files that have the columns ``text`` and what it is the text of."""
+    content, rows, seen = path.read_bytes(), [], {}
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel saves "Unicode text"
     try:
-        rows = datasets.Dataset.from_parquet([str(file) for file in files])
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise DataError(f"{', '.join(map(str, files))} cannot be read as parquet: {error}; fetch it again") from error
-    missing = [name for name in (content, "text") if name not in rows.column_names]
-    if missing:
-        raise DataError(f"{files[0]}: no column {' and '.join(missing)}; it has {', '.join(rows.column_names)}")
+        content = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape")
+        if path.suffix == ".csv":
+            header = re.match(r"[^\r\n]*", content)[0]
+            delimiter = next((mark for mark in ";\t" if mark in header), ",")  # Excel's, in some countries
+            found = csv.DictReader(io.StringIO(content, newline=""), strict=True, delimiter=delimiter)
+        else:
+            found = map(json.loads, filter(str.strip, content.split("\n")))
+        for row in found:
+            row = row if isinstance(row, dict) else {}
+            name, text = row.get("file_name"), row.get("text")
+            if None in row or not (isinstance(name, str) and isinstance(text, str)):
+                wanted = "a file_name and a text, in double quotes where it has a comma"
+                raise DataError(f"it must have {wanted}, but is {str(row)[:100]}")
+            if re.search("[\ud800-\udfff]", name + text):  # half a character of JSON, or a byte that is none
+                raise DataError("it is not UTF-8: save the file as UTF-8")
+            image = inside(path.parent, name)
+            before, other = seen.setdefault(image, (len(rows), text))
+            if text != other:
+                raise DataError(f"{name} has another text in row {before} ({other!r}, here {text!r}): drop one of them")
+            rows.append((image, text))
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise DataError(f"{path}, row {len(rows)}: {error}") from error
     return rows
 
 
-def _checked(lines: datasets.Dataset, source: str | Path, embedded: bool = True) -> datasets.Dataset:
-    """Refuse empty transcripts and files that are no images, before anybody waits for a training to meet them.
+def inside(folder: str | Path, name: str) -> Path:
+    """The path of a file that is named, with "/" or the backslash of Windows, in a folder; refused where it leads out.
 
-    Images that are ``embedded`` in the data set are never taken from a file of this machine that a row names.
+    >>> inside("lines", "../secret.png")
+    Traceback (most recent call last):
+    hwrlib.data.DataError: the file name '../secret.png' leads out of lines: give one of a file in that folder
     """
-    if not len(lines):
-        raise DataError(f"{source}: it holds no line")
-    # Any other column of images, sounds or videos would be decoded by `datasets`.
-    columns = [c for c, kind in lines.features.items() if c == "image" or isinstance(kind, datasets.Value)]
+    plain = name.replace("\\", "/")
+    foreign = "\0" in name or PureWindowsPath(name).anchor or ".." in PurePosixPath(plain).parts
+    # realpath follows links, and raises nothing where they lead in a circle.
+    if foreign or not Path(os.path.realpath(Path(folder) / plain)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(f"the file name {name!r} leads out of {folder}: give one of a file in that folder")
+    return Path(folder) / plain
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file or folder beside ``path``, then put it in place: whoever looks finds the old or the new, no half.
+
+    A folder that is there gets the new files one by one: of a run's weights only one file differs between two writings.
+
+    Raises:
+        OSError: it could not be written, for a full disk, say; what was there before is kept.
+    """
+    new = path.with_name(f"{path.name}.new")
     try:
-        lines = lines.select_columns(columns).cast_column("image", datasets.Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{source}: the column image holds no images ({error})") from error
-    for row, line in enumerate(lines):
-        text, image = line["text"], line["image"]
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{source}, row {row}: the transcript is empty; write what the image says or drop the row")
-        if not image or (embedded and image["bytes"] is None):
-            raise DataError(f"{source}, row {row} ({text!r}): it has no image")
-        try:
-            _check_header(*_file(image))
-        except (OSError, ImageError) as error:
-            raise DataError(f"{source}, row {row} ({text!r}): the image cannot be read: {error}") from error
-    return lines.cast_column("image", LineImage())
-
-
-def _file(image: dict) -> tuple[bytes, str]:
-    """The bytes of a row's image and what a message calls it."""
-    if image["bytes"] is not None:
-        return image["bytes"], image["path"] or "the image"
-    if not os.path.isfile(image["path"]):  # a pipe would be read for ever
-        raise FileNotFoundError(f"{image['path']}: no such file")
-    return Path(image["path"]).read_bytes(), image["path"]
-
-
-def _check_header(data: bytes, name: str) -> None:
-    try:
-        Image.open(io.BytesIO(data), formats=FORMATS).close()  # to decode them all would take forty times as long
-    except Exception:  # noqa: BLE001 - each decoder has its own; open_image says what is wrong, and knows HEIC
-        open_image(data, name)
+        write(new)
+        if path.is_dir():
+            for file in sorted(new.iterdir()):
+                os.replace(file, path / file.name)
+            new.rmdir()
+        else:
+            os.replace(new, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # so torch and safetensors report a full disk
+        shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); is the disk full? What was there is kept.") from error

@@ -1,84 +1,206 @@
-"""From any image of one line to what the network sees: 128 px high, dark ink on white paper (chapter 2)."""
+"""From any picture of a stranger's to grey levels, and to a line 128 px high, dark ink on white paper (chapter 2)."""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-
-from hwrlib.image_files import ImageError, load_grey, name_of
+from PIL import ExifTags, Image, ImageOps, ImageStat
 
 HEIGHT = 128
 LONGEST = 100  # times the height: no handwritten line comes near it
+LONGEST_SIDE = 32_766  # px: OpenCV's remap takes no more
+MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
+MOST_BYTES = 500_000_000  # of a file
+MOST_PAGES = 1000  # of a TIFF
+NEW_SUBFILE_TYPE = 254  # TIFF: 1 marks a smaller copy of another page, 4 a mask
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
+with contextlib.suppress(ImportError):  # HEIC, what iPhones save
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    FORMATS += ("HEIF",)
+
+
+class ImageError(ValueError):
+    """An image that cannot be prepared; the message names it and says why."""
 
 
 def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Tensor:
-    """Prepare the image of one line for the network.
+    """Prepare the image of one line for the network: a float tensor (1, height, W) from -1 (ink) to +1 (paper).
 
-    Steps: EXIF rotation, transparency laid over white paper, grey, ``height`` pixels high with the proportions kept,
-    white on black turned round, uneven light divided out, contrast stretched between ink and paper.
-    Chapter 2 teaches it: notebooks/02_prepare_the_images.ipynb.
+    Chapter 2: notebooks/02_prepare_the_images.ipynb.
 
     Arguments:
-        image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4):
-            integers, or floats from 0 to 1 or from 0 to 255.
-        height: pixels, the height that the network expects.
+        image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4) of
+            integers, or of floats from 0 to 1 or from 0 to 255.
         width_divisor: the width is divided by this: 2 reads in half the time where letters are wide enough.
-
-    Returns:
-        a float tensor (1, height, W) from -1 (ink) to +1 (paper).
 
     Raises:
         ImageError: an empty, broken, non-finite or absurdly long image, or a page instead of a line.
         FileNotFoundError: no such file.
 
-    >>> page = np.full((64, 400), 255, np.uint8); page[30:34, 50:350] = 40
-    >>> line = prepare(page)
-    >>> line.shape, line.min().item(), line.max().item()
-    (torch.Size([1, 128, 800]), -1.0, 1.0)
+    >>> prepare(np.full((64, 400), 255, np.uint8)).shape
+    torch.Size([1, 128, 800])
     """
     return to_tensor(prepare_pixels(image, height, width_divisor))
 
 
-def prepare_pixels(image, height: int = HEIGHT, width_divisor: float = 1.0) -> np.ndarray:
-    """The same as :func:`prepare`, kept small: a uint8 array (height, W), 255 = paper."""
-    grey = load_grey(image)
-    return stretch(flatten_light(turn_dark_on_light(resize(grey, height, width_divisor, name_of(image)))))
+def prepare_pixels(image, height: int = HEIGHT, width_divisor: float = 1.0, name: str | None = None) -> np.ndarray:
+    """The same as :func:`prepare`, kept small: uint8 (height, W), 255 = paper; errors call it ``name``."""
+    line = resize(load_page(image, name), height, width_divisor, name or name_of(image))
+    return stretch(flatten_light(turn_dark_on_light(line)))
 
 
-def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """A uint8 line (H, W) as a float tensor (1, H, W) from -1 to +1."""
-    return scale(torch.from_numpy(pixels).unsqueeze(0))
+def load_page(image, name: str | None = None) -> np.ndarray:
+    """Grey levels, uint8 (H, W), of whatever :func:`prepare` takes; a TIFF of several pages is an ImageError.
 
-
-def scale(pixels: torch.Tensor) -> torch.Tensor:
-    """Grey levels (0 to 255, any shape) from -1 (ink) to +1 (paper), float32, on the device that they are on."""
-    return pixels.float().div(127.5).sub(1)
-
-
-def undo(line: torch.Tensor) -> np.ndarray:
-    """A prepared line (1, H, W) or (H, W) as uint8 pixels (H, W), for display.
-
-    >>> undo(torch.ones(1, 2, 3))
-    array([[255, 255, 255],
-           [255, 255, 255]], dtype=uint8)
+    The picture is upright, its pixels square, what is transparent paper; of an animation it is the first frame.
     """
-    return line.detach().cpu().reshape(line.shape[-2:]).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()
+    page, *more = itertools.islice(load_pages(image, name), 2)
+    if more:  # none is dropped silently
+        raise ImageError(f"{name or name_of(image)} has several pages: take each from hwrlib.images.load_pages")
+    return page
+
+
+def load_pages(image, name: str | None = None) -> Iterator[np.ndarray]:
+    """Each page of a TIFF of several as :func:`load_page` gives one; an ImageError comes when the page's turn does."""
+    name = name or name_of(image)
+    if isinstance(image, str | Path):
+        image = read_file(Path(image))
+    with _decoding(name):
+        if isinstance(image, bytes | bytearray):
+            image = Image.open(io.BytesIO(image), formats=FORMATS)
+            image.draft("L", image.size)  # of a JPEG, the grey alone is decoded: a third of the memory
+        yield _grey(image, name) if isinstance(image, Image.Image) else _grey_of_array(image, name)
+    for number in itertools.count(2) if getattr(image, "format", None) == "TIFF" else ():
+        with _decoding(f"{name}, page {number},"):
+            try:
+                image.seek(number - 1)
+            except EOFError:
+                return
+            if number > MOST_PAGES:
+                raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; cut it up")
+            if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 5:
+                yield _grey(image, f"{name}, page {number},")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file of at most 500 MB."""
+    size = path.stat().st_size
+    if not path.is_file():  # reading a pipe or /dev/zero would never end
+        raise ImageError(f"{path} is a folder, a pipe or a device; give the path of an image file")
+    if size > MOST_BYTES:
+        raise ImageError(f"{path} has {size / 1e6:,.0f} MB; scale it down to {MOST_BYTES / 1e6:.0f} or less")
+    return path.read_bytes()
+
+
+def resolution(image: bytes | Image.Image) -> tuple[float, float] | None:
+    """Dots an inch, across and down, that an image file gives; None where it gives none that can be."""
+    with contextlib.suppress(Exception):  # of a broken file, :func:`load_page` says what is wrong
+        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image), formats=FORMATS)
+        x, y = map(float, opened.info["dpi"])
+        if 1 < min(x, y) <= max(x, y) < 10_000:
+            return x, y
+    return None
+
+
+def name_of(image) -> str:
+    """What an error message calls this image."""
+    if isinstance(image, str | Path):
+        return str(image)
+    return getattr(image, "filename", "") or f"the {type(image).__name__}"
+
+
+def check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> None:
+    """Refuse a picture without pixels or with too many."""
+    if not 0 < width * height <= most or max(width, height) > LONGEST_SIDE:
+        few = f"1 to {most / 1e6:.0f} megapixels, no side over {LONGEST_SIDE:,}"
+        raise ImageError(f"{name} has far too many pixels, or none: {width} x {height}; scale it to {few}")
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes an ImageError that names the file."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # each decoder has its own (struct.error, MemoryError ...): no list of them is whole
+        why = "empty, cut off, damaged, far too large or of another kind (PDF, PostScript, SVG, HEIC ...)"
+        raise ImageError(
+            f"{name}: this is no image that can be read ({type(error).__name__}): it is {why}; save it as PNG or JPEG"
+        ) from error
+
+
+def _grey(image: Image.Image, name: str) -> np.ndarray:
+    if image.format == "EPS":  # to load it is to run it
+        raise ImageError(f"{name} is a PostScript program: export it as PNG")
+    # Known from the header, before anything is decoded. WebP's decoder holds the picture four times over.
+    check_size(*image.size, name, MOST_PIXELS // 2 if image.format == "WEBP" else MOST_PIXELS)
+    if image.format == "TIFF" and {322, 323} <= set(image.tag_v2):  # a small picture can lie in a huge tile
+        check_size(image.tag_v2[322], image.tag_v2[323], f"a tile of {name}")
+    image.load()
+    if image.mode.startswith(("I", "F")):  # unsigned 32 bits are opened as signed
+        grey = _to_bytes(np.asarray(image).view(np.uint32) if image.mode == "I" else np.asarray(image), name)
+    elif image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        grey = _on_white(image.convert("RGBA"))
+    else:
+        grey = np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
+    dots = resolution(image)
+    if dots and 1.1 < max(dots) / min(dots) < 5:  # a fax has 204 dots an inch across, 98 down
+        size = [round(side * max(dots) / own) for side, own in zip(image.size, dots, strict=True)]
+        check_size(*size, name)
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
+    upright = Image.fromarray(grey)
+    with contextlib.suppress(Exception):  # broken EXIF data spoil no good picture
+        upright.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        upright = ImageOps.exif_transpose(upright)
+    return np.asarray(upright)
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    """Grey levels of an RGBA image on white paper; white ink on nothing, which dark themes make, is turned black."""
+    ink, alpha = image.convert("L"), image.getchannel("A")
+    if np.mean(alpha) < 128 < ImageStat.Stat(ink, alpha).mean[0]:
+        ink = ImageOps.invert(ink)
+    paper = Image.new("L", image.size, 255)
+    paper.paste(ink, mask=alpha)
+    return np.asarray(paper)
+
+
+def _grey_of_array(array: np.ndarray, name: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
+        raise ImageError(f"{name} is no image: give a path, bytes, a PIL image or an array (H, W) or (H, W, 1 to 4)")
+    check_size(array.shape[1], array.shape[0], name)
+    array = array if array.dtype == np.uint8 else _to_bytes(array, name)
+    array = array[:, :, 0] if array.shape[2:] == (1,) else array
+    return array if array.ndim == 2 else _grey(Image.fromarray(array), name)
+
+
+def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    """uint8 of any integers or floats; what stands for white is told by their kind and the greatest of them."""
+    values = array.astype(np.float32)
+    low, top = values.min(), values.max()
+    if not 0 <= low <= top <= 2**32:  # so does NaN fail
+        raise ImageError(f"{name} runs from {low:g} to {top:g}; give 0 to 1, 0 to 255 or the whole of 16 or 32 bits")
+    white = 1 if array.dtype.kind in "bf" and top <= 1 else 255 if top <= 255 else 65_535 if top <= 65_535 else 2**32
+    return (values * np.float32(255 / white)).round().astype(np.uint8)
 
 
 def resize(grey: np.ndarray, height: int, width_divisor: float = 1.0, name: str = "the image") -> np.ndarray:
-    """Scale to ``height`` pixels, proportions kept (but for ``width_divisor``); refuse what is no line."""
+    """Scale grey levels (H, W) to ``height`` pixels, float32, proportions kept; refuse what is no line."""
     rows, columns = grey.shape
-    if rows > columns:
-        raise ImageError(
-            f"{name} is taller than wide ({columns} x {rows}): that is a page or a turned line. "
-            "Cut out one line, turn it, or read it as a page."
-        )
-    if columns > LONGEST * rows:
-        raise ImageError(f"{name} is {columns} x {rows}: over {LONGEST} times as wide as high is no line of writing")
+    if not rows <= columns <= LONGEST * rows:
+        shape = "taller than wide, a page or turned" if rows > columns else f"over {LONGEST} times as long as high"
+        raise ImageError(f"{name} is {columns} x {rows}: {shape}; cut out one line, turn it, or read it as a page")
     width = max(8, round(columns * height / rows / width_divisor))  # 8 px give the network its one frame
-    shrinking = rows > height or columns > width
-    return cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC).clip(
-        0, 255
-    )
+    how = cv2.INTER_AREA if rows > height or columns > width else cv2.INTER_CUBIC  # shrinking or not
+    return cv2.resize(grey.astype(np.float32), (width, height), interpolation=how).clip(0, 255)
 
 
 def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:
@@ -90,11 +212,8 @@ def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:
 
 
 def flatten_light(grey: np.ndarray) -> np.ndarray:
-    """Divide by the paper's own brightness, so that shadows vanish: paper comes to about 255 everywhere.
-
-    The paper under the ink is found by a morphological closing wider than any stroke, then smoothed.
-    """
-    size = grey.shape[0] // 3 | 1
+    """Divide by the paper's own brightness, so that shadows vanish: paper comes to about 255 everywhere."""
+    size = grey.shape[0] // 3 | 1  # wider than any stroke: a closing so wide finds the paper under the ink
     paper = cv2.morphologyEx(cv2.medianBlur(grey, 3), cv2.MORPH_CLOSE, np.ones((size, size), np.uint8))
     paper = cv2.blur(paper, (size, size))
     return (grey / np.maximum(paper, 1) * 255).clip(0, 255)
@@ -110,3 +229,18 @@ def stretch(grey: np.ndarray) -> np.ndarray:
         return np.full(grey.shape, 255, np.uint8)
     ink = np.median(dark)
     return ((grey - ink) / (paper - ink) * 255).clip(0, 255).round().astype(np.uint8)
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """A uint8 line (H, W) as a float tensor (1, H, W) from -1 to +1."""
+    return scale(torch.from_numpy(pixels).unsqueeze(0))
+
+
+def scale(pixels: torch.Tensor) -> torch.Tensor:
+    """Grey levels (0 to 255, any shape) from -1 (ink) to +1 (paper), float32, on the device that they are on."""
+    return pixels.float().div(127.5).sub(1)
+
+
+def undo(line: torch.Tensor) -> np.ndarray:
+    """A prepared line (1, H, W) or (H, W) as uint8 pixels (H, W), for display."""
+    return line.detach().cpu().reshape(line.shape[-2:]).add(1).mul(127.5).round().clamp(0, 255).byte().numpy()

@@ -11,12 +11,13 @@ import numpy as np
 from hwrlib.alphabet import IAM, Alphabet
 
 BOUNDARY = "\n"  # stands before the first and after the last character; label 0, which is CTC's blank elsewhere
+EMBEDDED = Path(__file__).parent / "weights" / "language.npz"
 
 
-class Language:
+class CharNgram:
     """Interpolated Kneser-Ney n-gram over the characters of an alphabet and the end of the line.
 
-    :func:`train` makes one, ``Language.load`` reads one. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    :func:`train_ngram` makes one, ``CharNgram.load`` reads one. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
 
     Arguments:
         alphabet: whose characters it predicts.
@@ -24,41 +25,28 @@ class Language:
             and the discounted probability of each one's last character, 0 to 1.
         prior: (C,) how much of its text each class is, above 0; index 0 the end of the line.
 
-    >>> language = train(["abab", "ab"], Alphabet("abc"), order=2)
-    >>> probabilities = np.exp(language.row("a"))
-    >>> " ".join(f"{c}:{p:.2f}" for c, p in zip(["end", *"abc"], probabilities))
-    'end:0.07 a:0.13 b:0.77 c:0.03'
+    >>> ngram = train_ngram(["abab", "ab"], Alphabet("abc"), order=2)
+    >>> dict(zip(["end", *"abc"], np.exp(ngram.row("a")).round(2).tolist()))
+    {'end': 0.07, 'a': 0.13, 'b': 0.77, 'c': 0.03}
     """
 
     def __init__(self, alphabet: Alphabet, tables: Sequence[tuple[np.ndarray, np.ndarray]], prior: np.ndarray):
         self.alphabet, self.tables, self.prior = alphabet, tables, prior
+        self.order = len(tables)  # length of the longest n-gram: one more than the characters that it looks back
         self._label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
         self._index = [np.unique(keys // alphabet.classes, return_index=True) for keys, _ in tables]
         self._probabilities = functools.lru_cache(1 << 15)(self._interpolate)
 
-    @property
-    def order(self) -> int:
-        """Length of the longest n-gram: one more than the characters that it looks back."""
-        return len(self.tables)
-
     def row(self, context: str) -> np.ndarray:
-        """Natural log-probabilities (C,) of what follows a context: index 0 the end of the line, k the k-th character.
-
-        Arguments:
-            context: the text so far, of which the last ``order - 1`` characters count; ``BOUNDARY`` stands first.
-        """
-        return np.log(self._following(context))
-
-    def _following(self, context: str) -> np.ndarray:
-        return self._probabilities(context[max(len(context) - self.order + 1, 0) :])
+        """Natural log-probabilities (C,) of what follows a text, ``BOUNDARY`` before it: index 0 the line's end."""
+        return np.log(self._probabilities(context[max(len(context) - self.order + 1, 0) :]))
 
     def _interpolate(self, context: str) -> np.ndarray:
         """Probabilities after a context: the seen n-grams' shares; the rest goes where a shorter context says."""
         classes = self.alphabet.classes
         lower = self._probabilities(context[1:]) if context else np.full(classes, 1 / classes)
         code = functools.reduce(lambda code, c: code * classes + self._label[c], context, 0)
-        keys, shares = self.tables[len(context)]
-        contexts, starts = self._index[len(context)]
+        (keys, shares), (contexts, starts) = self.tables[len(context)], self._index[len(context)]
         at = int(np.searchsorted(contexts, code))
         if at == len(contexts) or contexts[at] != code:
             return lower
@@ -69,14 +57,12 @@ class Language:
 
     def log_probability(self, text: str) -> float:
         """Natural log-probability of a whole line, its end included; an AlphabetError names characters it lacks."""
-        labels = [*self.alphabet.encode(text), 0]
-        line = BOUNDARY + unicodedata.normalize("NFC", text)
-        return float(sum(math.log(self._following(line[: i + 1])[label]) for i, label in enumerate(labels)))
+        line, labels = BOUNDARY + unicodedata.normalize("NFC", text), [*self.alphabet.encode(text), 0]
+        return float(sum(self.row(line[: i + 1])[label] for i, label in enumerate(labels)))
 
     def bits(self, texts: Sequence[str]) -> float:
         """Bits per character of lines that it has not seen, each line's end counted; perplexity is 2 ** bits."""
-        total = sum(self.log_probability(text) for text in texts)
-        return -total / math.log(2) / sum(len(text) + 1 for text in texts)
+        return -sum(map(self.log_probability, texts)) / math.log(2) / sum(len(text) + 1 for text in texts)
 
     def save(self, path: str | Path) -> None:
         """Write it to an .npz file, no pickles: characters, prior, the gaps between keys, the shares in 16 bits."""
@@ -86,23 +72,21 @@ class Language:
         np.savez_compressed(path, **arrays)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Language":
-        """Read one that ``save`` wrote."""
+    def load(cls, path: str | Path = EMBEDDED) -> "CharNgram":
+        """Read one that ``save`` wrote: the embedded English one, unless another file is named."""
         with np.load(path, allow_pickle=False) as file:
-            alphabet = Alphabet(str(file["characters"]))
             orders = range(1, len(file.files) // 2)
             tables = [(np.cumsum(file[f"gaps_{n}"]), file[f"shares_{n}"].astype(float)) for n in orders]
-            return cls(alphabet, tables, file["prior"])
+            return cls(Alphabet(str(file["characters"])), tables, file["prior"])
 
 
-def train(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune: int = 1) -> Language:
+def train_ngram(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune: int = 1) -> CharNgram:
     """Estimate an n-gram by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
     Chapter 5: notebooks/05_decode_with_ctc.ipynb.
 
     Arguments:
-        texts: lines of text; they are brought to NFC.
-        alphabet: of all their characters; see ``Alphabet.drop``.
+        texts: lines of text, of the alphabet's characters only; see ``Alphabet.drop``.
         order: 1 to 6.
         prune: n-grams of order 4 and more that were seen at most so many times are left to the shorter ones.
 
@@ -114,36 +98,26 @@ def train(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune:
     if not lines or not 1 <= order <= 6:
         raise ValueError(f"{len(lines)} lines of text, order {order}; give at least one line and an order of 1 to 6.")
     labels, classes = np.concatenate([[0], *([*line, 0] for line in lines)]), alphabet.classes
-    grams = []
+    grams, tables = [], []
     for n in range(1, order + 1):
         windows = labels[np.arange(n == 1, len(labels) - n + 1)[:, None] + np.arange(n)]
         within = (windows[:, 1:-1] != 0).all(1)  # a boundary inside would join two lines
         grams.append(np.unique(windows[within] @ classes ** np.arange(n)[::-1], return_counts=True))
-    tables = []
     for n, (keys, seen) in enumerate(grams, start=1):
-        counts = seen
-        if n < order:
-            # Kneser-Ney: count the characters a shorter n-gram was seen after; at a line's start nothing comes before.
+        counts = seen.copy()
+        if n < order:  # Kneser-Ney: a shorter n-gram counts the characters before it; at a line's start there are none
             ends, before = np.unique(grams[n][0] % classes**n, return_counts=True)
-            counts = seen.copy()
             counts[np.searchsorted(keys, ends)] = before
-            if n > 1:
-                start = keys < classes ** (n - 1)
-                counts[start] = seen[start]
         _, context = np.unique(keys // classes, return_inverse=True)
         shares = (counts - discounts(counts)[np.minimum(counts, 3) - 1]) / np.bincount(context, counts)[context]
         keep = (seen > prune) | (n < 4)
         tables.append((keys[keep], shares[keep]))
-    counts = np.bincount(labels[1:], minlength=classes) + 1  # so that none is impossible
-    return Language(alphabet, tables, counts / counts.sum())
+    prior = np.bincount(labels[1:], minlength=classes) + 1  # so that none is impossible
+    return CharNgram(alphabet, tables, prior / prior.sum())
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What to take off a count of 1, of 2, and of 3 or more (same paper).
-
-    Arguments:
-        counts: (number of n-grams,) how often each was seen, 1 or more; how many have 1 to 4 decides.
-    """
+    """What to take off an n-gram's count of 1, of 2, and of 3 or more, from all their counts (same paper)."""
     having = np.bincount(counts, minlength=5)[1:5].astype(float)
     if not having.all():
         return np.array([0.5, 0.75, 0.9])  # too few n-grams to estimate from: a small text, or single characters

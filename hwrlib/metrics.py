@@ -1,13 +1,12 @@
 """Error rates of readings, with intervals, alignments and confusions: what is wrong, how often, how surely (chapter 6).
 
 Texts are compared as they are, spaces and case included, after Unicode NFC on both sides ("é" is one character
-however it was typed). Rates are micro-averaged: all errors over all reference characters (or words). They can exceed 1.
-References and predictions are lists of texts, one for each line, as :func:`cer` says.
+however it was typed). References and predictions are lists of texts, one for each line. Rates are micro-averaged: all
+errors over all reference characters (or words). They can exceed 1; an empty reference adds insertions and no length.
 """
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -16,54 +15,36 @@ import numpy as np
 import pandas as pd
 
 SAMPLES, SEED, QUANTILES = 1000, 0, [0.025, 0.975]  # of every bootstrap
-UNITS = {  # jiwer's default transforms strip and collapse spaces; these two only split
-    "character": (jiwer.process_characters, jiwer.ReduceToListOfListOfChars()),
-    "word": (jiwer.process_words, jiwer.ReduceToListOfListOfWords()),
-}
+# jiwer's own transforms strip and collapse spaces; these two only split.
+UNITS = {"character": jiwer.ReduceToListOfListOfChars(), "word": jiwer.ReduceToListOfListOfWords()}
 
 
-def _pairs(references: Sequence[str], predictions: Sequence[str]) -> list[list[str]]:
-    """Both lists in NFC; a ValueError says why they cannot be compared."""
-    pairs = []
-    for name, texts in {"references": references, "predictions": predictions}.items():
-        if isinstance(texts, str):
-            raise ValueError(f"{name} is a single string: pass a list with one string per line.")
-        pairs.append(list(texts))
-        for index, text in enumerate(pairs[-1]):
-            if not isinstance(text, str):
-                raise ValueError(f"{name}[{index}] is {type(text).__name__}, not str: pass one transcript per line.")
-    if len(pairs[0]) != len(pairs[1]):
-        raise ValueError(f"{len(pairs[0])} references but {len(pairs[1])} predictions: pass one per line.")
-    if not pairs[0]:
-        raise ValueError("references and predictions are empty: a rate needs at least one line.")
-    return [[unicodedata.normalize("NFC", text) for text in texts] for texts in pairs]
+def _pair(references: Sequence[str], predictions: Sequence[str]) -> list[list[str]]:
+    if isinstance(references, str) or isinstance(predictions, str) or not 0 < len(references) == len(predictions):
+        counts = f"{len(references)} references, {len(predictions)} predictions"
+        raise ValueError(f"{counts}: pass two lists with one text for each line, at least one.")
+    return [[unicodedata.normalize("NFC", text) for text in texts] for texts in (references, predictions)]
 
 
-def _aligned(references: Sequence[str], predictions: Sequence[str], unit: str = "character") -> list[list[tuple]]:
+def _align(references: Sequence[str], predictions: Sequence[str], unit: str = "character") -> list[list[tuple]]:
     """Each line's alignment with the fewest errors, in steps (kind, reference, prediction) of one unit."""
-    process, split = UNITS[unit]
-    output = process(*_pairs(references, predictions), split, split)
-    lines = zip(output.references, output.hypotheses, output.alignments, strict=True)
-    return [[step for chunk in chunks for step in _steps(chunk, *texts)] for *texts, chunks in lines]
+    output, lines = jiwer.process_words(*_pair(references, predictions), UNITS[unit], UNITS[unit]), []
+    for left, right, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
+        lines.append([])
+        for chunk in chunks:
+            sides = left[chunk.ref_start_idx : chunk.ref_end_idx], right[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            lines[-1] += [(chunk.type, *step) for step in zip_longest(*sides, fillvalue="")]
+    return lines
 
 
-def _steps(chunk: jiwer.AlignmentChunk, reference: list[str], prediction: list[str]) -> list[tuple[str, str, str]]:
-    left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-    right = prediction[chunk.hyp_start_idx : chunk.hyp_end_idx]
-    return [(chunk.type, *sides) for sides in zip_longest(left, right, fillvalue="")]
-
-
-def _counts(references: Sequence[str], predictions: Sequence[str], unit: str) -> np.ndarray:
+def _count(references: Sequence[str], predictions: Sequence[str], unit: str) -> np.ndarray:
     """Errors and reference lengths (2, lines), in units."""
-    kinds = [Counter(kind for kind, _, _ in steps) for steps in _aligned(references, predictions, unit)]
-    return np.array([(line.total() - line["equal"], line.total() - line["insert"]) for line in kinds]).T
+    lines = [[kind for kind, _, _ in steps] for steps in _align(references, predictions, unit)]
+    return np.array([[len(kinds) - kinds.count(other) for kinds in lines] for other in ("equal", "insert")])
 
 
-def _rate(errors: np.ndarray, lengths: np.ndarray, unit: str) -> float:
-    """The micro-averaged rate; nothing read from nothing is 0, anything read from nothing has no rate."""
-    if lengths.sum() == 0 and errors.sum() > 0:
-        raise ValueError(f"references hold no {unit}: a rate needs at least one reference {unit}.")
-    return float(errors.sum() / max(lengths.sum(), 1))
+def _rate(errors: np.ndarray, lengths: np.ndarray) -> float:
+    return float(errors.sum() / max(lengths.sum(), 1))  # what was read where nothing was written counts, as in jiwer
 
 
 def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
@@ -71,30 +52,15 @@ def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
 
     Chapter 6: notebooks/06_analyse_the_errors.ipynb.
 
-    Arguments:
-        references: what was written, a text for each line; an empty one adds its insertions and no length.
-        predictions: what was read, a text for each line.
-
-    Raises:
-        ValueError: lists that differ in length, are empty or hold anything but strings; all references empty, but
-            something read (nothing read: 0.0).
-
     >>> [cer(["hello"], [text]) for text in ("helo", "hallo", "helloo", "hello")]  # helloo: 1/5, not 1/6
     [0.2, 0.2, 0.2, 0.0]
-    >>> castle, read = "The magnificent castle stood tall", "The magnifcent castle stood tall"
-    >>> len(castle), round(cer([castle], [read]), 4), wer([castle], [read])  # 33 characters, not 34
-    (33, 0.0303, 0.2)
     """
-    return _rate(*_counts(references, predictions, "character"), "character")
+    return _rate(*_count(references, predictions, "character"))
 
 
 def wer(references: Sequence[str], predictions: Sequence[str]) -> float:
-    """Word error rate: :func:`cer` counted in words, which are what stands between spaces.
-
-    >>> wer(["hello world"], ["helo world"]), wer(["the quick brown fox"], ["the quik brown fox"])
-    (0.5, 0.25)
-    """
-    return _rate(*_counts(references, predictions, "word"), "word")
+    """Word error rate: :func:`cer` counted in words, which are what stands between spaces."""
+    return _rate(*_count(references, predictions, "word"))
 
 
 def without_spaces_before_punctuation(text: str) -> str:
@@ -114,28 +80,23 @@ def align(reference: str, prediction: str) -> list[tuple[str, str, str]]:
     >>> align("cat", "at")
     [('delete', 'c', ''), ('equal', 'a', 'a'), ('equal', 't', 't')]
     """
-    return _aligned([reference], [prediction])[0]
+    return _align([reference], [prediction])[0]
 
 
 def character_class(character: str) -> str:
-    """One of lower, upper, digit, space, punctuation or, for anything else (a lone accent, say), other.
-
-    >>> [character_class(c) for c in "aÉ7 ,"]
-    ['lower', 'upper', 'digit', 'space', 'punctuation']
-    """
+    """One of lower, upper, digit, space, punctuation or, for anything else (a lone accent, say), other."""
     tests = {"lower": str.islower, "upper": str.isupper, "digit": str.isdigit, "space": str.isspace}
     last = "punctuation" if unicodedata.category(character)[0] in "PS" else "other"
     return next((name for name, test in tests.items() if test(character)), last)
 
 
 def edits(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
-    """The alignments of all lines as one table, the ground of the analyses below.
+    """The alignments of all lines as one table, the ground of the analyses below: a row for each step.
 
-    Returns:
-        line (number), kind, reference, prediction, class (of the reference character, or of the inserted one), errors
-        (0 or 1), characters (0 for an insertion, else 1), place (0 to 1, how far along the reference).
+    Its columns are line, kind, reference, prediction, class (of the reference character, or of the inserted one),
+    errors (0 or 1), characters (0 for an insertion, else 1) and place (0 to 1, how far along the reference).
     """
-    rows = [(line, *step) for line, steps in enumerate(_aligned(references, predictions)) for step in steps]
+    rows = [(line, *step) for line, steps in enumerate(_align(references, predictions)) for step in steps]
     table = pd.DataFrame(rows, columns=["line", "kind", "reference", "prediction"])
     table["class"] = [character_class(left or right) for _, _, left, right in rows]
     table["errors"] = (table["kind"] != "equal").astype(int)
@@ -147,32 +108,21 @@ def edits(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame
 
 def per_line(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
     """A row for each line: line, reference, prediction, errors, characters, word_errors, words, cer (maybe NaN)."""
-    references, predictions = _pairs(references, predictions)
+    references, predictions = _pair(references, predictions)
     table = pd.DataFrame({"line": range(len(references)), "reference": references, "prediction": predictions})
-    table["errors"], table["characters"] = _counts(references, predictions, "character")
-    table["word_errors"], table["words"] = _counts(references, predictions, "word")
+    table["errors"], table["characters"] = _count(references, predictions, "character")
+    table["word_errors"], table["words"] = _count(references, predictions, "word")
     return table.assign(cer=table["errors"] / table["characters"].replace(0, np.nan))
 
 
 def confusions(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each character was read as another: reference, prediction, count, most frequent first.
-
-    Arguments:
-        table: what :func:`edits` returns; a deletion has an empty prediction, an insertion an empty reference.
-    """
+    """How often :func:`edits` has each character as another: reference, prediction, count, most frequent first."""
     counts = table[table["errors"] == 1].groupby(["reference", "prediction"]).size().rename("count").reset_index()
     return counts.sort_values("count", ascending=False, kind="stable", ignore_index=True)
 
 
 def merges(table: pd.DataFrame) -> pd.DataFrame:
-    """One character read as two or three, or two or three as one (``rn`` as ``m``), most frequent first.
-
-    Arguments:
-        table: what :func:`edits` returns; errors in a row, with nothing right between them, count as one.
-
-    >>> merges(edits(["turn", "modern art", "dear"], ["tum", "modem art", "clear"])).values.tolist()
-    [['rn', 'm', 2], ['d', 'cl', 1]]
-    """
+    """One character read as two or three ("d" as "cl"), or the reverse, from errors of :func:`edits` in a row."""
     wrong = table[table["errors"] == 1]
     run = ((table["errors"] == 0) | (table["line"] != table["line"].shift())).cumsum()[wrong.index]
     joined = wrong.groupby(run)[["reference", "prediction"]].agg("".join)
@@ -190,15 +140,8 @@ def _resample(errors: np.ndarray, lengths: np.ndarray) -> pd.DataFrame:
 def rate_by(table: pd.DataFrame, by: str | Sequence) -> pd.DataFrame:
     """The error rate of each group with its 95 % interval, from a bootstrap over lines (Bisani and Ney, 2004).
 
-    Arguments:
-        table: from :func:`edits` or :func:`per_line`.
-        by: a column's name, or one label or bin (``pd.cut``, ``pd.qcut``) for each row.
-
-    Returns:
-        errors, characters, lines, rate, low, high of each group; a group of insertions alone has no rate (NaN).
-
-    Raises:
-        ValueError: a row belongs to no group.
+    The table is from :func:`edits` or :func:`per_line`; ``by`` is a column's name, or one label or bin for each row.
+    The result has errors, characters, lines, rate, low and high; a group of insertions alone has no rate (NaN).
     """
     groups = table[by] if isinstance(by, str) else pd.Series(np.asarray(by), index=table.index)
     if groups.isna().any():
@@ -211,12 +154,7 @@ def rate_by(table: pd.DataFrame, by: str | Sequence) -> pd.DataFrame:
 
 
 def accuracy_by(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """The share of reference characters read right, as :func:`rate_by` but accuracy in place of rate.
-
-    Arguments:
-        table: what :func:`edits` returns; insertions belong to no reference character and are left out.
-        by: a column's name, such as class or reference.
-    """
+    """The share of :func:`edits`' reference characters read right: accuracy in place of :func:`rate_by`'s rate."""
     rates = rate_by(table[table["characters"] == 1], by).rename(columns={"rate": "accuracy"})
     return rates.assign(accuracy=1 - rates["accuracy"], low=1 - rates["high"], high=1 - rates["low"])
 
@@ -225,9 +163,9 @@ def score(references: Sequence[str], predictions: Sequence[str]) -> dict[str, di
     """``{"cer": ..., "wer": ...}``, each with rate, low and high (95 % interval, bootstrap over lines)."""
     result = {}
     for name, unit in (("cer", "character"), ("wer", "word")):
-        errors, lengths = _counts(references, predictions, unit)
+        errors, lengths = _count(references, predictions, unit)
         low, high = _resample(errors, lengths)[0].quantile(QUANTILES).tolist()
-        result[name] = {"rate": _rate(errors, lengths, unit), "low": low, "high": high}
+        result[name] = {"rate": _rate(errors, lengths), "low": low, "high": high}
     return result
 
 
@@ -236,16 +174,11 @@ def compare(
 ) -> dict[str, float]:
     """How much a second reading of the same lines differs from a first, by a paired bootstrap (Bisani and Ney, 2004).
 
-    Arguments:
-        references, first, second: what was written, and the two readings; lists of one text for each line.
-        unit: "character" or "word".
-
-    Returns:
-        difference (the second's rate less the first's), low and high of its 95 % interval, and improved: the share of
-        draws in which the second has the lower rate (identical readings: 0).
+    The unit is "character" or "word". The result has difference (the second's rate less the first's), low and high of
+    its 95 % interval, and improved: the share of draws in which the second has the lower rate (identical readings: 0).
     """
-    (before, lengths), (after, _) = _counts(references, first, unit), _counts(references, second, unit)
-    difference = _rate(after, lengths, unit) - _rate(before, lengths, unit)
+    (before, lengths), (after, _) = _count(references, first, unit), _count(references, second, unit)
+    difference = _rate(after, lengths) - _rate(before, lengths)
     draws = _resample(after - before, lengths)[0]
     low, high = draws.quantile(QUANTILES).tolist()
     return {"difference": difference, "low": low, "high": high, "improved": float((draws < 0).mean())}

@@ -2,72 +2,60 @@
 
 import contextlib
 import copy
-import functools
+import hashlib
+import importlib.util
 import json
-import re
+import pickle
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
-import pandas as pd
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hwrlib.alphabet import IAM, Alphabet
+from hwrlib.cpu import tile
 from hwrlib.ctc import frames
-from hwrlib.weights import explained, fill, one_line, read_config
-from hwrlib.winograd import CHANNELS, WinogradConv2d
 
-FILES = ["config.json", "model.safetensors"]
+TAGS = ["handwriting-recognition", "image-to-text", "ctc"]  # of the model card that push_to_hub writes
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message names the file and says why."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-class CRNN(
-    nn.Module,
-    PyTorchModelHubMixin,
-    license="other",
-    license_name="iam-non-commercial-research",
-    tags=["handwriting-recognition", "image-to-text", "ctc"],
-):
-    """Convolutional recurrent network for lines of handwriting, read by CTC.
+class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-non-commercial-research", tags=TAGS):
+    """Convolutional recurrent network for lines of handwriting, read by CTC (Shi et al., 2015; Puigcerver, 2017).
 
-    Shi, Bai & Yao (2015) introduced it, Puigcerver (2017) showed it on handwriting. Save, load and share it with
-    ``save_pretrained``, ``from_pretrained`` (a folder or a Hub name) and ``push_to_hub``: safetensors and config.json.
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the Hugging Face Hub's: model.safetensors and
+    config.json. Chapter 3: notebooks/03_build_the_crnn.ipynb.
 
     Arguments:
         alphabet: the characters it writes; one output class more for the blank.
         width_divisor: 1 to 8, what the width of its lines is divided by, for ``prepare``.
-        calibration: for each decoder's name the [offset, slope] of its confidence; see ``Recognizer``.
+        calibration: for each decoder's name the [offset, slope], -100 to 100, of its confidence; see ``Recognizer``.
 
-    Raises:
-        ValueError: a width divisor out of range, or a calibration that is none.
-
-    >>> from hwrlib.alphabet import REFERENCE
-    >>> sum(p.numel() for p in CRNN(REFERENCE).parameters()), sum(p.numel() for p in CRNN(IAM).parameters())
-    (9139147, 9141712)
+    >>> sum(weights.numel() for weights in CRNN().parameters())
+    9141712
     """
 
-    def __init__(
-        self,
-        alphabet: Alphabet = IAM,
-        width_divisor: float = 1.0,
-        calibration: dict[str, list[float]] | None = None,
-    ):
+    def __init__(self, alphabet: Alphabet = IAM, width_divisor: float = 1.0, calibration: dict | None = None):
         super().__init__()
-        calibration = {} if calibration is None else calibration
-        if not _are_numbers([width_divisor], 1, 8):
+        self.alphabet, self.width_divisor, self.calibration = alphabet, width_divisor, calibration or {}
+        if not 1 <= width_divisor <= 8:
             raise ValueError(f"width_divisor is {width_divisor!r}; give a number from 1 to 8")
-        pairs = calibration.values() if isinstance(calibration, dict) else [calibration]
-        if not all(isinstance(p, list | tuple) and len(p) == 2 and _are_numbers(p, -100, 100) for p in pairs):
+        if not all(abs(offset) <= 100 and abs(slope) <= 100 for offset, slope in self.calibration.values()):
             raise ValueError(f"calibration is {calibration!r}; give each decoder an [offset, slope] from -100 to 100")
-        self.alphabet, self.width_divisor, self.calibration = alphabet, width_divisor, calibration
         self.cnn = nn.Sequential(
             *_convolution(1, 64),
             nn.MaxPool2d((2, 2)),
@@ -87,58 +75,36 @@ class CRNN(
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options) -> "CRNN":
-        """The network saved in a folder, or under a name on the Hugging Face Hub, its weights checked.
-
-        Arguments:
-            source: the folder or name.
-            options: huggingface_hub's own: ``revision``, ``token``, ``cache_dir``, ``local_files_only``.
+        """The network saved in a folder, or under a name on the Hub; ``options`` are the Hub's, such as ``revision``.
 
         Raises:
-            FileNotFoundError: no such folder, and nothing to be had from the Hub under that name.
+            FileNotFoundError: OWNER/NAME is no folder and not to be had from the Hub.
             WeightsError: a file that is missing, damaged or of another network.
         """
-        folder = Path(source)
-        if not folder.is_dir():
-            if folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)):
-                raise FileNotFoundError(f"{source}: no folder of weights, and no OWNER/NAME on the Hugging Face Hub")
-            try:
-                folder = Path(snapshot_download(str(source), allow_patterns=FILES, **options))
-            except OSError as error:  # no such name, no access or no network
-                raise FileNotFoundError(
-                    f"{source}: no folder, and not to be had from the Hub: {one_line(error)}"
-                ) from error
-        config, weights = (folder / name for name in FILES)
-        with explained(config):
-            settings = read_config(config)
-            model = cls(Alphabet(settings["alphabet"]), settings["width_divisor"], settings.get("calibration"))
-        with explained(weights):
-            return fill(model, load_file(weights))
+        with _checked(_file(source, "config.json", **options), largest=200_000) as file:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            model = cls(Alphabet(about["alphabet"]), about["width_divisor"], about.get("calibration"))
+        with _checked(_file(source, "model.safetensors", **options)) as file:
+            return _filled(model, load_file(file))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Save what the network is now; the mixin would write what it was made with."""
         super()._save_pretrained(save_directory)
-        settings = {
-            "alphabet": self.alphabet.characters,
-            "width_divisor": self.width_divisor,
-            "calibration": self.calibration,
-        }
-        (save_directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        about = {"width_divisor": self.width_divisor, "calibration": self.calibration}
+        about = {"alphabet": self.alphabet.characters, **about}
+        (save_directory / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor | None = None) -> torch.Tensor:
-        """Log-probabilities of the classes in every frame.
+        """Log-probabilities (N, T, classes) in T = ``frames(W)`` frames, of which line n has ``frames(widths[n])``.
 
         Arguments:
             images: (N, 1, 128, W) from -1 (ink) to +1 (paper); what lies beyond a line's width has no effect.
             widths: (N,) pixels on the CPU, each line's own width; all W where left out.
 
-        Returns:
-            float32 (N, T, classes) with T = ``frames(W)``; line n has ``frames(widths[n])`` of them.
-
         Raises:
             ValueError: an image of another height, or too narrow for one frame.
         """
-        if widths is None:
-            widths = torch.full((len(images),), images.shape[-1])
+        widths = torch.full((len(images),), images.shape[-1]) if widths is None else widths
         return self.classify(self.features(images, widths), widths)
 
     def features(self, images: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
@@ -169,23 +135,13 @@ class CRNN(
                 x, _ = pad_packed_sequence(packed, batch_first=True, total_length=total)
             return self.fc(x).float().log_softmax(-1)
 
-    def _float32(self):
-        """In reading, keep a layer in float32 whatever the rest takes.
-
-        The first convolution and the LSTM make four fifths of bfloat16's error in a thirtieth of the multiply-adds.
-        """
-        if self.training:
-            return contextlib.nullcontext()
-        return torch.autocast(self.fc.weight.device.type, enabled=False)
+    def _float32(self) -> contextlib.AbstractContextManager:
+        """Float32 in reading: the first convolution and the LSTM make 4/5 of bfloat16's error in 1/30 of the work."""
+        return contextlib.nullcontext() if self.training else torch.autocast(self.fc.weight.device.type, enabled=False)
 
 
 def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-    """Zero what lies beyond each line: a convolution then sees what it would see at the end of a line alone.
-
-    Arguments:
-        x: (N, C, H, W) images or feature maps.
-        widths: (N,) columns that belong to each line.
-    """
+    """Zero what lies beyond each line's width in maps (N, C, H, W): a convolution then sees what it would see alone."""
     narrowest = int(widths.min())
     if narrowest == x.shape[-1]:
         return x
@@ -194,13 +150,9 @@ def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
 
 
 def fused(model: CRNN, winograd: bool = False) -> CRNN:
-    """A copy for reading: each convolution does the work of its batch norm as well, which spares a pass over the maps.
+    """A copy for reading: each convolution does the work of its batch norm, which spares a pass over the maps.
 
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Arguments:
-        model: a trained network; what it learns later has no effect on the copy.
-        winograd: whether to compute the large convolutions in tiles, which is faster in float32 on a CPU.
+    ``winograd`` tiles it as well, for float32 on a CPU. Chapter 3: notebooks/03_build_the_crnn.ipynb.
     """
     copied = copy.deepcopy(model).eval()
     for k, layer in enumerate(copied.cnn):
@@ -211,28 +163,10 @@ def fused(model: CRNN, winograd: bool = False) -> CRNN:
     return copied.requires_grad_(False)
 
 
-def tile(model: CRNN, fixed: bool = False) -> None:
-    """Let a network compute its large convolutions in tiles, which is faster in float32 on a CPU.
-
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Arguments:
-        model: the network, whose weights stay its own.
-        fixed: see :class:`hwrlib.winograd.WinogradConv2d`.
-    """
-    for k, layer in enumerate(model.cnn):
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.in_channels >= CHANNELS:
-            model.cnn[k] = WinogradConv2d(layer, fixed)
-
-
 class AuxiliaryHead(nn.Module):
-    """The network with a second CTC head after the convolutions, which then learn without waiting for the LSTM.
+    """In training, a second CTC head after the convolutions, which then learn without waiting for the LSTM.
 
-    It vanishes when the network reads. Retsinas et al., "Best practices for a handwritten text recognition system"
-    (2022). Chapter 4: notebooks/04_train_on_colab.ipynb.
-
-    Arguments:
-        model: the network.
+    Retsinas et al. (2022). Chapter 4: notebooks/04_train_on_colab.ipynb.
     """
 
     def __init__(self, model: CRNN):
@@ -247,68 +181,80 @@ class AuxiliaryHead(nn.Module):
         return self.model.classify(sequence, widths), auxiliary
 
 
-def layer_table(model: CRNN, width: int = 1700) -> pd.DataFrame:
-    """Per layer: name, output shape, parameters and multiply-adds for one line.
-
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Arguments:
-        model: the network.
-        width: pixels, the width of the line.
-
-    >>> table = layer_table(CRNN(), width=800)
-    >>> table.loc["cnn.0", "output"], int(table.parameters.sum())
-    ((64, 128, 800), 9141712)
-    """
-    rows = {}
-
-    def note(name, module, inputs, output):
-        output = output[0] if isinstance(output, tuple) else output
-        weights = sum(p.numel() for p in module.parameters() if p.ndim > 1)
-        positions = output[0, 0].numel() if output.ndim == 4 else output.shape[1]
-        rows[name] = (tuple(output.shape[1:]), sum(p.numel() for p in module.parameters()), weights * positions)
-
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(functools.partial(note, name)) for name, module in leaves]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.ones(1, 1, 128, width, device=next(model.parameters()).device))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["output", "parameters", "multiply_adds"])
-    table["share"] = table.multiply_adds / table.multiply_adds.sum()
-    return table
-
-
-def _are_numbers(values, lowest: float, highest: float) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and lowest <= v <= highest for v in values)
-
-
 def export_onnx(model: CRNN, path: str | Path) -> None:
     """Write the network as an ONNX file that reads one line of any width.
 
     Its input ``image`` is (1, 1, 128, W) from -1 (ink) to +1 (paper), as :func:`hwrlib.prepare` makes it; its output
     ``log_probs`` is (1, T, classes). Chapter 9: notebooks/09_read_an_archive.ipynb.
-
-    Arguments:
-        model: the network.
-        path: of the file.
     """
-    line, options = torch.ones(1, 1, 128, 512), {"input_names": ["image"], "output_names": ["log_probs"]}
-    with warnings.catch_warnings():  # of an exporter that is old but quick, and keeps the LSTM whole
-        warnings.simplefilter("ignore")
-        axes = {"image": {3: "width"}, "log_probs": {1: "frames"}}
-        torch.onnx.export(_OneLine(model).eval(), (line,), str(path), dynamo=False, dynamic_axes=axes, **options)
+    if importlib.util.find_spec("onnx") is None:
+        raise RuntimeError("the export needs the package onnx: pip install onnx")
+    line, axes = torch.ones(1, 1, 128, 512), {"image": {3: "width"}, "log_probs": {1: "frames"}}
+    options = {"dynamo": False, "input_names": ["image"], "output_names": ["log_probs"], "dynamic_axes": axes}
+    with warnings.catch_warnings(action="ignore"):  # of an exporter that is old but quick, and keeps the LSTM whole
+        torch.onnx.export(copy.deepcopy(model).cpu().eval(), (line,), str(path), **options)
 
 
-class _OneLine(nn.Module):
-    """The network for one line, of which all columns are its own: no padding to be masked, no lengths to be kept."""
+def weights_version(source: str | Path) -> str:
+    """Eight hexadecimal digits that tell the weights of a folder, or of a name on the Hub, from others."""
+    return hashlib.sha256(_file(source, "model.safetensors").read_bytes()).hexdigest()[:8]
 
-    def __init__(self, model: CRNN):
-        super().__init__()
-        self.model = copy.deepcopy(model).cpu().eval()
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        sequence = self.model.map2seq(self.model.cnn(image).permute(0, 3, 1, 2).flatten(2))
-        return self.model.fc(self.model.rnn(sequence)[0]).log_softmax(-1)
+def load_reference_checkpoint(path: str | Path) -> CRNN:
+    """The reference's published ``best_model.pth`` as a CRNN, whatever a stranger has put into the file.
+
+    torch's ``weights_only`` makes tensors, plain values and the one class allowed here, which holds data. What it would
+    take is refused first: compressed records, which can outgrow the file, a zip behind other data, in which torch may
+    see other records, and a ``bytearray``, which can have any length. Chapter 3: notebooks/03_build_the_crnn.ipynb.
+
+    Raises:
+        WeightsError: no such file, or no checkpoint of this network; the message names the file and says why.
+    """
+    mapper = [(SimpleNamespace, "__main__.CharacterMapper")]
+    with _checked(Path(path)) as file, torch.serialization.safe_globals(mapper):
+        with zipfile.ZipFile(file) as source:
+            records = source.infolist()
+            if records[0].header_offset or sum(record.file_size for record in records) > file.stat().st_size:
+                raise ValueError("compressed, or behind other data, as torch.save does not write it")
+            if any(b"bytearray" in source.read(r) for r in records if r.filename.lower().endswith("data.pkl")):
+                raise ValueError("a bytearray in it, which a checkpoint does not need")
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        labels = checkpoint["char_mapper"].char2idx
+        alphabet = Alphabet("".join(c for c in sorted(labels, key=labels.get) if labels[c]))
+        return _filled(CRNN(alphabet), checkpoint["model_state_dict"])
+
+
+def _file(source: str | Path, name: str, **options) -> Path:
+    """One of the files of weights in a folder, or under a name on the Hub, which is OWNER/NAME."""
+    if Path(source).is_dir() or str(source).count("/") != 1:
+        return Path(source) / name
+    try:
+        return Path(hf_hub_download(str(source), name, **options))
+    except (OSError, ValueError) as error:  # no such name, no access, no network, or no name at all
+        raise FileNotFoundError(f"{source}: no folder of weights, and not to be had from the Hub: {error}") from error
+
+
+@contextlib.contextmanager
+def _checked(file: Path, largest: int = 400_000_000) -> Iterator[Path]:
+    """Turn whatever goes wrong while a file of weights is read into a WeightsError of one line that names it."""
+    try:
+        if not file.is_file() or file.stat().st_size > largest:
+            raise ValueError(f"no such file, or over {largest:,} bytes")
+        with file.open("rb") as stream:
+            if stream.read(40).startswith(b"version https://git-lfs"):
+                raise ValueError("a Git LFS pointer; fetch the file itself, with `git lfs pull`")
+        yield file
+    except Exception as error:  # whatever a damaged or hostile file makes json, safetensors, zipfile and torch raise
+        text = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        text = "more in it than tensors and plain values" if isinstance(error, pickle.UnpicklingError) else text
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
+        raise WeightsError(f"{file}: no weights of this network: {text}") from error
+
+
+def _filled(model: CRNN, tensors: dict[str, torch.Tensor]) -> CRNN:
+    """The network with these tensors, ready to read; all must be there, no other, in their shapes, and finite."""
+    model.load_state_dict(tensors)
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite (NaN or inf)")
+    return model.eval()

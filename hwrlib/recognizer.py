@@ -1,7 +1,6 @@
 """Read handwriting with a trained network: a line, many, or a page, on whatever machine this is (chapter 7)."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -13,55 +12,22 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hwrlib import WEIGHTS
-from hwrlib.batches import PreparedLine, collate
+from hwrlib.batches import pad
 from hwrlib.beam import PrefixBeam
+from hwrlib.cpu import PRECISIONS, best_precision, keep_freed
 from hwrlib.ctc import Character, Reading, frames, greedy
-from hwrlib.image_files import load_page
-from hwrlib.images import prepare_pixels
-from hwrlib.language import Language
-from hwrlib.memory import keep_freed
+from hwrlib.images import load_page, name_of, prepare_pixels, scale
+from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
 from hwrlib.page.lines import PageLine, crop_line, find_lines
-from hwrlib.page.places import place_characters, turn_line_back
+from hwrlib.page.places import place_reading, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
+Kind = Literal["line", "page"] | None
+DECODERS = {"greedy": lambda: greedy, "beam": PrefixBeam, "language": lambda: PrefixBeam(CharNgram.load())}
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.85  # of the characters right: a page read worse is turned; upside down reads at up to 0.8, upright at 0.9
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
-
-
-def matmul_rate(
-    dtype: torch.dtype, device: str | torch.device = "cpu", size: int = 1024, seconds: float = 0.05
-) -> float:
-    """Measured rate of matrix products in floating-point operations a second."""
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    a @ a
-    start, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < seconds:
-        (a @ a).flatten()[0].item()
-        count += 1
-    return 2 * size**3 * count / elapsed
-
-
-def best_precision(device: str | torch.device = "cpu") -> str:
-    """The precision that is fast on this machine: "bf16", "fp16" or "no" (float32), the names Accelerate uses.
-
-    A GPU says by its compute capability (float16 before 8, bfloat16 since); a CPU is measured, since some take
-    bfloat16 but run it hundreds of times slower than float32.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type != "cpu":
-        return "no"
-
-    def rate(dtype: torch.dtype, size: int, seconds: float) -> float:  # noise only slows, so the best of three
-        return max(matmul_rate(dtype, device, size, seconds) for _ in range(3))
-
-    if rate(torch.bfloat16, 128, 0.01) < 0.5 * rate(torch.float32, 128, 0.01):
-        return "no"  # where it is very slow, the big product would take minutes
-    return "bf16" if rate(torch.bfloat16, 1024, 0.02) > 1.3 * rate(torch.float32, 1024, 0.02) else "no"
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -75,19 +41,19 @@ def calibrated(confidence: float, offset: float, slope: float) -> float:
     return float(1 / (1 + np.exp(-offset - slope * log_odds(confidence))))
 
 
-def is_line(page: np.ndarray, kind: Literal["line", "page"] | None = None) -> bool:
+def is_line(page: np.ndarray, kind: Kind = None) -> bool:
     """Whether a picture (H, W) is to be read as one line: it is called so, or at least five times as wide as high."""
     height, width = page.shape
     return kind == "line" or (kind is None and width >= 5 * height)
 
 
-def _lines_or_line(page: np.ndarray, kind: Literal["line", "page"] | None) -> list[PageLine]:
+def _lines_or_line(page: np.ndarray, kind: Kind) -> list[PageLine]:
     """The lines that are found; a lone one as a line, which is cropped only where it must be."""
-    height, width = page.shape
-    lines = [PageLine((0, 0, width, height), page)] if is_line(page, kind) else find_lines(page)
+    whole = PageLine((0, 0, page.shape[1], page.shape[0]), page)
+    lines = [whole] if is_line(page, kind) else find_lines(page)
     if kind == "page" or len(lines) != 1:
         return lines
-    crop = crop_line(page) or PageLine((0, 0, width, height), page)
+    crop = crop_line(page) or dataclasses.replace(whole, baseline=lines[0].baseline)
     return [dataclasses.replace(crop, box=lines[0].box)]
 
 
@@ -108,30 +74,18 @@ def widen(line: np.ndarray, times: float) -> np.ndarray:
 
 
 def place(character: Character, length: int, stretched: float = 1.0) -> Character:
-    """A character on the frames of its line as given, before it was stretched and had paper put after it.
-
-    Arguments:
-        character: as it was read.
-        length: frames of the line.
-        stretched: times by which the line was widened to be read.
-    """
+    """A character on the frames of its line as given, so many, before it was widened so many times and paper added."""
     end = min(max(1, round(character.end / stretched)), length)
     return dataclasses.replace(character, begin=min(int(character.begin / stretched), end - 1), end=end)
 
 
 @dataclasses.dataclass(frozen=True)
 class PageReading:
-    """How far the reading of a page is.
+    """How far the reading of a page is."""
 
-    Arguments:
-        lines: all that were found, from top to bottom; each box lies on the page as given, each image is upright.
-        readings: of the first of them.
-        quarters: turns clockwise, 0 to 3, after which it was read.
-    """
-
-    lines: list[PageLine]
-    readings: list[Reading]
-    quarters: int = 0
+    lines: list[PageLine]  # all, from top to bottom; their places are on the page as given, each image is upright
+    readings: list[Reading]  # of the first of them
+    rotation: int = 0  # degrees clockwise by which the page was turned to be read: 0, 90, 180 or 270
 
 
 class Recognizer:
@@ -142,32 +96,28 @@ class Recognizer:
     Arguments:
         model: a trained network; it stays on its device. Its ``calibration`` makes confidences come true. What it
             learns later has no effect here: make a new Recognizer.
-        precision: "no" (float32), "bf16" or "fp16", for most convolutions: the rest is float32, so that the text hardly
+        precision: "fp32", "bf16" or "fp16", for most convolutions: the rest is float32, so that the text hardly
             depends on it; measured on this machine where left out.
-        decoder: ``hwrlib.ctc.greedy`` or a ``hwrlib.beam.PrefixBeam``.
+        decoder: "greedy", "beam", "language" (the beam with the embedded language model), or a decoder.
 
     ``batch_size`` is the number of lines read at once, 1 on a CPU; the texts do not depend on it.
-
-    >>> recognizer = Recognizer.from_pretrained()
-    >>> recognizer.read(np.full((64, 400), 255, np.uint8)).text
-    ''
     """
 
-    def __init__(self, model: CRNN, precision: str | None = None, decoder: Callable = greedy):
+    def __init__(self, model: CRNN, precision: str | None = None, decoder: str | Callable = "greedy"):
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.precision = precision or best_precision(self.device)
-        if self.device.type == "cpu":
+        on_a_cpu = self.device.type == "cpu"
+        if on_a_cpu:
             keep_freed()
-        in_float32_on_a_cpu = self.device.type == "cpu" and self.precision == "no"
-        self._fused = fused(model, winograd=in_float32_on_a_cpu).to(memory_format=torch.channels_last)
-        self.decoder = decoder
+        self._fused = fused(model, winograd=on_a_cpu and self.precision == "fp32").to(memory_format=torch.channels_last)
+        self.decoder = DECODERS[decoder]() if isinstance(decoder, str) else decoder
         # A CPU spends more on the padding of eight lines than their batch spares it; a GPU wants much at once.
-        self.batch_size = 1 if self.device.type == "cpu" else 8
+        self.batch_size = 1 if on_a_cpu else 8
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path = WEIGHTS, precision: str | None = None, decoder: Callable = greedy
+        cls, source: str | Path = WEIGHTS, precision: str | None = None, decoder: str | Callable = "greedy"
     ) -> "Recognizer":
         """With the embedded weights, or those of a folder or of a name on the Hugging Face Hub."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -178,53 +128,37 @@ class Recognizer:
         return f"Recognizer({device}, precision {self.precision!r}, {len(self.model.alphabet.characters)} characters)"
 
     def read(self, image: Picture) -> Reading:
-        """Read the image of one line: anything that :func:`hwrlib.prepare` takes, which also says what it raises.
-
-        Margins, rulings and tilt are taken out first, as :func:`hwrlib.page.lines.crop_line` does.
-        """
+        """Read the image of one line, whatever :func:`hwrlib.prepare` takes, without its margins, rulings and tilt."""
         return self.read_lines([image])[0]
 
-    def read_page(self, image: Picture, kind: Literal["line", "page"] | None = None) -> list[Reading]:
-        """Read the lines of a page or photo from top to bottom: the last of :meth:`iter_page`.
-
-        Arguments:
-            image, kind: as for :meth:`iter_page`, which also says what is raised.
-
-        Returns:
-            a reading a line, none for a page without writing. ``box`` says where the line is on the picture as given,
-            ``rotation`` how it was turned to be read.
-        """
+    def read_page(self, image: Picture, kind: Kind = None) -> list[Reading]:
+        """Read the lines of a page or photo, from top to bottom: the last of :meth:`iter_page`; none on blank paper."""
         *_, last = self.iter_page(image, kind)
         return last.readings
 
-    def iter_page(
-        self,
-        image: Picture,
-        kind: Literal["line", "page"] | None = None,
-        quarters: int | None = None,
-    ) -> Iterator[PageReading]:
+    def iter_page(self, image: Picture, kind: Kind = None, rotation: int | None = None) -> Iterator[PageReading]:
         """Read a page and yield how far it is: all lines first, then more and more of their readings.
 
         A page that reads badly is tried on both sides and upside down as well, until one reads well; each try begins
         anew, and the last that is yielded is the best.
 
         Arguments:
-            image: a page or a line, whatever :func:`hwrlib.image_files.load_page` takes.
+            image: a page or a line, whatever :func:`hwrlib.images.load_page` takes.
             kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
                 or one line is found on it.
-            quarters: turns clockwise, 0 to 3, to be read after; None tries.
+            rotation: degrees clockwise, 0, 90, 180 or 270, by which to turn it to be read; None tries.
 
         Raises:
-            ImageError, FileNotFoundError: as :func:`hwrlib.page.lines.find_lines`.
+            ImageError, FileNotFoundError: as :func:`hwrlib.prepare`.
         """
-        page = load_page(image)
-        for state in self._iter_turned(page, image, kind, quarters or 0):
+        page, name = load_page(image), name_of(image)
+        for state in self._iter_turned(page, name, kind, rotation or 0):
             yield state
-        if quarters is not None or is_line(page, kind) or is_sure(state.readings):
+        if rotation is not None or is_line(page, kind) or is_sure(state.readings):
             return
         upright, best = state, state
-        for turns in (1, 2, 3):
-            for state in self._iter_turned(page, page, kind, turns):
+        for turned in (90, 180, 270):
+            for state in self._iter_turned(page, name, kind, turned):
                 yield state
             if best is upright or expected_right(state.readings) > expected_right(best.readings):
                 best = state
@@ -233,42 +167,29 @@ class Recognizer:
         by_chance = expected_right(best.readings) <= expected_right(upright.readings) + 1
         yield upright if by_chance else best
 
-    def _iter_turned(
-        self, page: np.ndarray, image: Picture, kind: Literal["line", "page"] | None, quarters: int
-    ) -> Iterator[PageReading]:
-        """One try, after so many quarter turns clockwise; boxes lie on the page as given."""
-        turned = np.ascontiguousarray(np.rot90(page, -quarters)) if quarters else page
-        lines = [turn_line_back(line, turned.shape, quarters) for line in _lines_or_line(turned, kind)]
-        readings: list[Reading] = []
-        yield PageReading(lines, readings, quarters)
+    def _iter_turned(self, page: np.ndarray, name: str, kind: Kind, rotation: int) -> Iterator[PageReading]:
+        """One try, after a turn clockwise; places lie on the page as given."""
+        turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
+        lines = [turn_line_back(line, turned.shape, rotation) for line in _lines_or_line(turned, kind)]
+        readings, divisor = [], self.model.width_divisor
+        yield PageReading(lines, readings, rotation)
         for start in range(0, len(lines), self.batch_size):
             some = lines[start : start + self.batch_size]
-            # An error then names the file: the image is what it was given as, the page its pixels.
-            pixels = [self._prepare(image if li.image is page else li.image) for li in some]
-            read = zip(self.read_prepared(pixels), pixels, some, strict=True)
-            readings = readings + [
-                dataclasses.replace(
-                    reading,
-                    box=line.box,
-                    rotation=90 * quarters,
-                    characters=place_characters(reading.characters, px, line.outline),
-                )
-                for reading, px, line in read
-            ]
-            yield PageReading(lines, readings, quarters)
+            pixels = [prepare_pixels(line.image, width_divisor=divisor, name=name) for line in some]
+            read = zip(self.read_prepared(pixels), some, pixels, strict=True)
+            readings = readings + [place_reading(reading, line, px, rotation) for reading, line, px in read]
+            yield PageReading(lines, readings, rotation)
 
     def read_lines(self, images: Iterable[Picture], progress: bool = False) -> list[Reading]:
         """Read many lines as :meth:`read` does; the readings come in the images' order."""
-        pixels = [self.prepare(image) for image in images]
-        return self.read_prepared(pixels, progress)
+        return self.read_prepared([self.prepare(image) for image in images], progress)
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
-        crop = crop_line(load_page(image))
-        return self._prepare(image if crop is None else crop.image)
-
-    def _prepare(self, line: Picture) -> np.ndarray:
-        return prepare_pixels(line, width_divisor=self.model.width_divisor)
+        picture = load_page(image)
+        crop = crop_line(picture)
+        picture = picture if crop is None else crop.image
+        return prepare_pixels(picture, width_divisor=self.model.width_divisor, name=name_of(image))
 
     def read_prepared(self, pixels: list[np.ndarray], progress: bool = False) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each.
@@ -289,50 +210,28 @@ class Recognizer:
 
     def _read_batch(self, pixels: list[np.ndarray]) -> list[Reading]:
         """Read lines in one batch, and those that are dense in a second."""
+        alphabet, given, readings = self.model.alphabet, [frames(line.shape[1]) for line in pixels], {}
         log_probs, lengths = self.log_probabilities(pixels)
-        alphabet, stretched = self.model.alphabet, np.ones(len(pixels))
-        for k, first in enumerate(greedy(log_probs, lengths, alphabet)):
-            pitch = frames(pixels[k].shape[1]) / max(1, len(first.text))
-            stretched[k] = min(WIDENED / pitch, WIDEST) if pitch < DENSE else 1.0
-        readings = {}
-        for again in (False, True):
-            chosen = np.flatnonzero((stretched > 1) == again)
-            if len(chosen) == 0:
-                continue
-            part, counts = log_probs[chosen], lengths[chosen]
-            if again:
-                part, counts = self.log_probabilities([widen(pixels[k], stretched[k]) for k in chosen])
-            readings |= dict(zip(chosen, self.decoder(part, counts, alphabet), strict=True))
-        return [
-            dataclasses.replace(
-                readings[k],
-                characters=tuple(place(c, frames(line.shape[1]), stretched[k]) for c in readings[k].characters),
-            )
-            for k, line in enumerate(pixels)
-        ]
+        firsts = greedy(log_probs, lengths, alphabet)
+        pitch = np.divide(given, [max(1, len(first.text)) for first in firsts])
+        stretched = np.where(pitch < DENSE, np.minimum(WIDENED / pitch, WIDEST), 1.0)
+        if (once := np.flatnonzero(stretched == 1)).size:
+            read = self.decoder(log_probs[once], lengths[once], alphabet, [firsts[k] for k in once])
+            readings |= zip(once, read, strict=True)
+        if (twice := np.flatnonzero(stretched > 1)).size:
+            wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in twice])
+            readings |= zip(twice, self.decoder(*wide, alphabet), strict=True)
+        for k, reading in readings.items():
+            characters = tuple(place(c, given[k], stretched[k]) for c in reading.characters)
+            readings[k] = dataclasses.replace(reading, characters=characters)
+        return [readings[k] for k in range(len(pixels))]
 
     @torch.inference_mode()
     def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (N, T, classes) of prepared lines and the frames (N,) of each, for a decoder."""
         pixels = [np.pad(p, ((0, 0), (0, MARGIN)), constant_values=255) for p in pixels]
-        multiple = 16 if len(pixels) > 1 else 1  # a line alone needs no padding, and so no mask
-        batch = collate([PreparedLine(p, "", []) for p in pixels], multiple).to(self.device)
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "no"):
-            log_probs = self._fused(batch.images, batch.widths)
-        lengths = frames(batch.widths)
+        images, widths = pad(pixels, 16 if len(pixels) > 1 else 1)  # a line alone needs no padding, and so no mask
+        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"):
+            log_probs = self._fused(scale(images.to(self.device)), widths)
+        lengths = frames(widths)
         return log_probs[:, : lengths.max()].cpu(), lengths
-
-
-def load_recognizer(
-    weights: str | Path = WEIGHTS,
-    decoder: Literal["greedy", "beam", "language"] = "language",
-    precision: str | None = None,
-) -> Recognizer:
-    """The recognizer that the command line reads with.
-
-    Arguments:
-        weights, precision: as for :meth:`Recognizer.from_pretrained`.
-        decoder: the most probable path, prefix beam search, or that with the embedded language model.
-    """
-    language = Language.load(WEIGHTS / "language.npz") if decoder == "language" else None
-    return Recognizer.from_pretrained(weights, precision, greedy if decoder == "greedy" else PrefixBeam(language))

@@ -12,19 +12,14 @@ FARTHEST = 100_000  # coordinates beyond this are no handwriting
 
 
 def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 128) -> np.ndarray:
-    """Draw pen strokes as a line of ink on paper, cropped as tightly as the lines of IAM.
+    """Draw pen strokes as a line of ink on paper, uint8 (height, W), cropped as tightly as the lines of IAM.
 
-    Pen width (2 to 5 pixels at 128), pressure, tremor and ink vary from line to line; a line that climbs or falls is
-    levelled first. Strokes of one point are drawn as dots. The stroke format is that of IAM-OnDB (Liwicki & Bunke,
-    2005) and of a drawing pad. Chapter 2: notebooks/02_prepare_the_images.ipynb.
+    Pen width, pressure, tremor and ink vary from line to line; a line that climbs or falls is levelled first, and a
+    single "I" is a line as wide as high. Liwicki & Bunke (2005). Chapter 2: notebooks/02_prepare_the_images.ipynb.
 
     Arguments:
         strokes: pen-down strokes in writing order, each flat x0, y0, x1, y1, ... in any unit, y downwards.
         rng: the source of chance; a generator of the same seed draws the same line.
-        height: of the line, in pixels.
-
-    Returns:
-        uint8 array (height, width), paper 255, anti-aliased; at least as wide as high: also a single "I" is a line.
 
     Raises:
         ValueError: no stroke, or one that is empty, of odd length, not finite or absurdly far out.
@@ -32,9 +27,13 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     >>> render_strokes([[0, 0, 0, 100], [50, 50, 120, 50], [130, 98]], np.random.default_rng(1)).shape[0]
     128
     """
-    if not isinstance(strokes, list | tuple | np.ndarray) or len(strokes) == 0:
-        raise ValueError(f"no strokes to render in {strokes!r}: give a list of them, each flat, x0, y0, x1, y1, ...")
-    strokes = _level([_points(stroke, k) for k, stroke in enumerate(strokes)])
+    if strokes is None or len(strokes) == 0:
+        raise ValueError("there are no strokes to draw: give a list of them, each flat, x0, y0, x1, y1, ...")
+    strokes = [np.array(stroke, dtype=np.float64) for stroke in strokes]
+    for k, flat in enumerate(strokes):
+        if flat.ndim != 1 or flat.size == 0 or flat.size % 2 or not (np.abs(flat) < FARTHEST).all():  # NaN, too
+            raise ValueError(f"stroke {k} must be flat, x0, y0, x1, y1, ..., not empty, and within {FARTHEST:,}")
+    strokes = _level([flat.reshape(-1, 2) for flat in strokes])
     points = np.vstack(strokes)
     low, span = points.min(0), np.ptp(points, axis=0)
     pen = height / 128 * rng.uniform(2.4, 5)
@@ -57,19 +56,6 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     ink *= rng.uniform(0.8, 1) * (1 - rng.uniform(0, 0.4) * smooth_field(ink.shape, rng, pitch=12))
     line = (PAPER - ink).astype(np.uint8)
     return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=PAPER)
-
-
-def _points(stroke, k: int) -> np.ndarray:
-    """A flat stroke as float points (n, 2), refused with its number where it is none."""
-    try:
-        flat = np.asarray(stroke, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"stroke {k} is not a flat list of numbers x0, y0, x1, y1, ...: {error}") from error
-    if flat.ndim != 1 or flat.size == 0 or flat.size % 2:
-        raise ValueError(f"stroke {k} has shape {flat.shape}; it must be flat, x0, y0, x1, y1, ..., and not empty")
-    if not np.isfinite(flat).all() or np.abs(flat).max() > FARTHEST:
-        raise ValueError(f"stroke {k} has a coordinate that is not finite or beyond {FARTHEST:,}; record it anew")
-    return flat.reshape(-1, 2)
 
 
 def _level(strokes: list[np.ndarray]) -> list[np.ndarray]:

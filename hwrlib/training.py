@@ -2,40 +2,37 @@
 
 import contextlib
 import copy
-import dataclasses
-import functools
 import json
 import math
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, gather_object, reduce
-from torch import nn
-from torch.utils.data import DataLoader
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
+from accelerate.utils import AutocastKwargs, GradScalerKwargs, broadcast, gather_object
+from datasets import Dataset
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from hwrlib import checkpoints
+from hwrlib import batches, checkpoints
 from hwrlib.alphabet import IAM, Alphabet
-from hwrlib.batches import AugmentedLines, Batch, BucketSampler, PreparedLine, collate
-from hwrlib.checkpoints import TrainingError
-from hwrlib.ctc import frames
-from hwrlib.memory import keep_freed
+from hwrlib.batches import Batch, PreparedLine, prepare_lines
+from hwrlib.checkpoints import TrainingError, fingerprint
+from hwrlib.cpu import best_precision, keep_freed, tile
+from hwrlib.data import write_whole
 from hwrlib.metrics import cer, wer
-from hwrlib.model import CRNN, AuxiliaryHead, tile
-from hwrlib.recognizer import Recognizer, best_precision
-from hwrlib.settings import PRESETS, Settings, rate
+from hwrlib.model import CRNN, AuxiliaryHead
+from hwrlib.recognizer import Recognizer
+from hwrlib.settings import PRESETS, Settings, learning_rate_at
 
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
+FIXED = ("batch_size", "seed", "aux_weight", "weight_decay", "frozen")  # what a run cannot change half-way
 SAVE_EVERY = 180  # seconds: an epoch takes hours on a CPU, and on a GPU less than its state takes to Google Drive
 FETCH_EVERY = 20  # steps on a GPU, which waits at each fetch
-WORST = 20  # steps in a row whose loss is not finite: float16 may skip a few while it looks for its scale
 
 
 def new_model(settings: Settings, alphabet: Alphabet = IAM, width_divisor: float = 1.0) -> CRNN:
@@ -44,26 +41,49 @@ def new_model(settings: Settings, alphabet: Alphabet = IAM, width_divisor: float
     return CRNN(alphabet, width_divisor)
 
 
+def make_trainer(
+    start: CRNN,
+    rows: Dataset,
+    held_out: Dataset,
+    folder: str | Path,
+    settings: Settings = PRESETS["recipe"],
+    extra: Iterable[Dataset] = (),
+    replay_rows: Dataset | None = None,
+    repeat: int = 1,
+    skip_bad: bool = False,
+    **options,
+) -> "Trainer":
+    """A Trainer, with its ``options``, that starts from a copy of a network and learns rows of ``image`` and ``text``.
+
+    Each of ``rows`` comes ``repeat`` times an epoch, each of ``extra`` once, and as many of ``replay_rows`` are mixed
+    in, against forgetting; for ``skip_bad`` see :func:`hwrlib.batches.prepare_lines`.
+    """
+    about = {"alphabet": start.alphabet, "width_divisor": start.width_divisor, "skip_bad": skip_bad}
+    lines, general = prepare_lines(rows, **about) * repeat, []
+    for more in extra:
+        lines += prepare_lines(more, **about)
+    if replay_rows is not None:  # no more of them than can be drawn
+        drawn = range(min(len(replay_rows), len(lines) + 32))
+        general = prepare_lines(replay_rows.shuffle(seed=settings.seed).select(drawn), **about)
+    lines = batches.replay(lines, general, seed=settings.seed)
+    return Trainer(copy.deepcopy(start), lines, prepare_lines(held_out, **about), folder, settings, **options)
+
+
 class Trainer:
-    """Trains a network on lines and keeps all that is needed to go on in a folder.
+    """Trains a network, changed in place, on prepared lines, and keeps all that is needed to go on in a folder.
 
     CTC (Graves et al., 2006) on Hugging Face Accelerate: CPU, GPU, several processes (``accelerate launch``).
-    The folder holds ``best/`` (weights with the lowest validation CER, for ``CRNN.from_pretrained``), ``state.pt``
-    (everything to go on from), ``history.csv`` and ``settings.json``. Chapter 4: notebooks/04_train_on_colab.ipynb.
+    The folder holds ``best/`` (weights with the lowest validation CER, for ``CRNN.from_pretrained``), ``state-STEPS/``
+    (all to go on from), ``history.csv`` and ``settings.json``. Chapter 4: notebooks/04_train_on_colab.ipynb.
 
     Arguments:
-        model: the network to train; it is changed in place.
-        lines, validation: prepared lines; those to train on are augmented anew each epoch.
-        folder: where the run is kept.
-        settings: a preset of ``PRESETS`` or one's own.
-        resume: go on with the run in ``folder``; otherwise the folder must hold none.
-        on_epoch: called with the history (a DataFrame) after each epoch.
+        resume: go on with the run in the folder, which must hold none otherwise.
+        on_epoch: called with the history after each epoch.
+        on_step: called after each step with the steps done and the most there can be; True ends the run as Ctrl-C does.
 
     Raises:
-        FileNotFoundError, FileExistsError: nothing to resume, or a run that would be overwritten.
-        TrainingError: a state that is damaged or of another alphabet, width divisor or lines, a folder in use, a loss
-            that is not finite, too little memory.
-        OSError: a full disk.
+        FileNotFoundError, FileExistsError, OSError: nothing to resume; a run would be overwritten; a full disk.
+        TrainingError: a damaged state or one of other lines or another network, a folder in use, a loss not finite.
     """
 
     def __init__(
@@ -75,167 +95,133 @@ class Trainer:
         settings: Settings = PRESETS["recipe"],
         resume: bool = False,
         on_epoch: Callable[[pd.DataFrame], None] | None = None,
+        on_step: Callable[[int, int], bool | None] | None = None,
     ):
-        self.folder, self.settings, self.on_epoch = Path(folder), settings, on_epoch
-        if not lines or not validation:
-            raise TrainingError(f"{len(lines)} lines to train on and {len(validation)} to validate on: both need some")
-        self.lines = AugmentedLines(lines, settings.strength, model.width_divisor, settings.seed)
-        self.validation = validation
-        torch.manual_seed(settings.seed)
-        AcceleratorState._reset_state()  # a notebook trains more than once, in more than one precision
+        self.folder, self.settings, self.on_epoch, self.on_step = Path(folder), settings, on_epoch, on_step
+        self.validation, self.history, self.saved = validation, [], 0.0
+        self.progress = {"epoch": 0, "batch": 0, "step": 0, "lines": 0, "seconds": 0.0, "loss": 0.0}
         self.precision = settings.precision or best_precision(PartialState().device)
-        self.accelerator = Accelerator(mixed_precision=self.precision)
-        self.main, self.device = self.accelerator.is_main_process, self.accelerator.device
-        rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
-        widths = [line.pixels.shape[1] for line in lines]
-        self.sampler = BucketSampler(widths, settings.batch_size, settings.seed, rank, self.processes)
+        half, usual = self.precision != "fp32", best_precision("cuda") if torch.cuda.is_available() else "bf16"
+        self.accelerator = Accelerator(
+            # Accelerate has one type of 16 bits in a process, and a notebook trains more than once: float32 is it, off.
+            mixed_precision=self.precision if half else usual,
+            kwargs_handlers=[AutocastKwargs(enabled=half), GradScalerKwargs(enabled=half)],
+            dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
+        )
+        self.main, device = self.accelerator.is_main_process, self.accelerator.device
+        self.fetch_every = FETCH_EVERY if device.type == "cuda" else 1
+        torch.manual_seed(settings.seed)
         # channels_last is for 16 bits: in float32 a CPU (AVX2) trains in 0.75 of the time without it.
-        self.model = model if self.precision == "no" else model.to(memory_format=torch.channels_last)
+        self.model = model.to(device, memory_format=torch.channels_last if half else torch.contiguous_format)
         model.cnn.requires_grad_(not settings.frozen)
-        if self.device.type == "cpu":
+        if device.type == "cpu":
             keep_freed()
-            if self.precision == "no":
+            if not half:
                 tile(model)
-        trainee = AuxiliaryHead(model) if settings.auxiliary else model
+        ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        trainee = AuxiliaryHead(model) if settings.aux_weight else model
         optimizer = torch.optim.AdamW(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-        self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
-        self.averaged = copy.deepcopy(model) if settings.average else model
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer.optimizer, factor=0.5, patience=3)
-        self.ctc = nn.CTCLoss(zero_infinity=True)
-        # A CPU has its loss at once, and the scaler of float16 waits for the GPU in any case.
-        self.fetch_every = 1 if self.device.type == "cpu" or self.accelerator.scaler else FETCH_EVERY
-        self.progress = {"epoch": 0, "batch": 0, "step": 0, "lines": 0, "seconds": 0.0, "loss": 0.0, "losses": 0}
-        self.history, self.saved, self.not_finite = [], 0.0, 0
-        # What a state is made of, and what it keeps.
-        self.origin = {"alphabet": model.alphabet.characters, "width divisor": model.width_divisor}
-        for name, some in (("set of lines", lines), ("set of validation lines", validation)):
-            self.origin[name] = checkpoints.fingerprint(some)
-        self.parts = {"trainee": self.accelerator.unwrap_model(self.trainee), "averaged": self.averaged}
-        self.parts |= {"optimizer": self.optimizer, "plateau": self.plateau}
-        self.parts |= {"scaler": self.accelerator.scaler} if self.accelerator.scaler else {}
+        own = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)  # whose rate each step takes over
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(own, factor=0.5, patience=3)
+        widths, processes = [line.pixels.shape[1] for line in lines], self.accelerator.num_processes
+        self.lines = batches.AugmentedLines(lines, settings.augmentation, model.width_divisor, settings.seed)
+        self.sampler = batches.BucketSampler(widths, settings.batch_size, settings.seed, processes)
+        loader = batches.load_batches(self.lines, self.sampler, device.type == "cuda")
+        self.trainee, self.optimizer, self.loader = self.accelerator.prepare(trainee, optimizer, loader)
+        self.ema = self.accelerator.prepare_model(ema, device_placement=False, evaluation_mode=True)  # saved as well
+        self.averaged = ema.module
+        self.made_of = {"alphabet": model.alphabet.characters, "width divisor": model.width_divisor}
+        self.made_of |= {"set of lines": fingerprint(lines), "set of validation lines": fingerprint(validation)}
+        self.made_of |= {name: getattr(settings, name) for name in FIXED} | {"number of processes": processes}
         if resume:
-            self._load()
-        elif (self.folder / "state.pt").exists() or (self.folder / "best").exists():
+            rest = checkpoints.load_state(self.accelerator, self.folder, self.made_of)
+            self.progress, self.history, self.saved = rest["progress"], rest["history"], rest["progress"]["seconds"]
+            for row in self.history:
+                self.plateau.step(row["cer"])
+        elif checkpoints.states(self.folder) or (self.folder / "best").exists():
             raise FileExistsError(f"{self.folder} holds a run: resume it, or give another folder")
 
     def run(self, bar: bool = True) -> CRNN:
         """Train to the end of the epochs, the minutes or the patience, or to Ctrl-C; return the averaged network."""
+        now = self.progress
         alone = checkpoints.one_run(self.folder) if self.main else contextlib.nullcontext()
-        with alone, checkpoints.on_stop() as self.signals:
-            if self.settings.patience and not self.history and not self.progress["step"]:
-                self._note()  # epoch 0: the weights it starts from, which stay the best if no epoch beats them
-            while self.progress["epoch"] < self.settings.epochs and (self.progress["batch"] or not self._over()):
-                if self._epoch(bar):
+        with alone, checkpoints.stop_signals() as signals:
+            if self.settings.patience and not self.history and not now["step"]:
+                self._end_epoch()  # epoch 0: the weights it starts from, which stay the best if no epoch beats them
+            while now["epoch"] < self.settings.epochs and (now["batch"] or not self._over()):
+                if self._epoch(bar, signals):
                     self._save()
-                    print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
+                    self.accelerator.print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
                     break
-                self.progress["epoch"] += 1
-                self._note()
-            if self.progress["seconds"] > self.saved:
+                now["epoch"] += 1
+                self._end_epoch()
+            if now["seconds"] > self.saved:
                 self._save()
         return self.averaged.eval()
 
-    def _epoch(self, bar: bool) -> bool:
-        """Train on the rest of the epoch, or of the minutes; whether a signal stopped it."""
-        self.sampler.go_to(self.progress["epoch"], self.progress["batch"])
-        self.lines.epoch = self.progress["epoch"]
-        on_gpu = self.device.type == "cuda"
-        loader = DataLoader(
-            self.lines,
-            batch_sampler=self.sampler,
-            collate_fn=functools.partial(collate, multiple=64),
-            num_workers=min(8, os.cpu_count() or 1) if on_gpu else 0,
-            worker_init_fn=checkpoints.own_group,
-            pin_memory=on_gpu,
-            generator=torch.Generator(),  # its own, so that a resumed run draws the same dropout
-        )
-        label, hidden = f"epoch {self.progress['epoch'] + 1}", not (bar and self.main)
-        shown = tqdm(loader, label, initial=self.progress["batch"], disable=hidden, leave=False)
+    def _epoch(self, bar: bool, signals: list[int]) -> bool:
+        """Train on the rest of the epoch, or of the minutes; whether it was stopped."""
+        now = self.progress
+        self.sampler.epoch = self.lines.epoch = now["epoch"]
+        rest = self.accelerator.skip_first_batches(self.loader, now["batch"])
+        shown = tqdm(rest, f"epoch {now['epoch'] + 1}", disable=not (bar and self.main), leave=False)
         self.trainee.train()
-        if self.settings.frozen:
-            self.model.cnn.eval()  # or batch norm would still count what it sees
-        began, pending = time.monotonic() - self.progress["seconds"], []
+        self.model.cnn.train(not self.settings.frozen)  # or batch norm would still count what it sees
+        began, asked, lines, losses = time.monotonic() - now["seconds"], False, 0, 0
         for batch in shown:
-            pending.append((self._step(batch), len(batch.texts)))
-            if self.progress["step"] % self.fetch_every and self.progress["batch"] < len(self.sampler):
+            losses, lines = losses + self._step(batch), lines + len(batch.texts)
+            now["batch"], now["step"] = now["batch"] + 1, now["step"] + 1
+            asked |= bool(self.on_step and self.on_step(now["step"], self.settings.epochs * len(self.loader)))
+            if now["step"] % self.fetch_every and now["batch"] < len(self.loader):
                 continue
-            loss, stopped = self._fetch(pending, began)
-            pending.clear()
-            shown.set_postfix(loss=f"{loss:.3f}")
-            if self._due():
+            # One clock, one end and one loss for all processes.
+            own = torch.cat([losses.new_tensor([time.monotonic() - began, asked or len(signals), lines]), losses[None]])
+            seconds, stopped, lines, loss = self.accelerator.reduce(own, "mean").tolist()
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss} in epoch {now['epoch'] + 1}, step {now['step']}. The last good state is in "
+                    f"{self.folder}; try a lower learning rate than {self._learning_rate():g}."
+                )
+            now["lines"] += round(lines * self.accelerator.num_processes)
+            now["seconds"], now["loss"], lines, losses = seconds, now["loss"] + loss, 0, 0
+            shown.set_postfix(loss=f"{now['loss'] / now['batch']:.3f}")
+            if now["seconds"] - self.saved > SAVE_EVERY:
                 self._save()
             if stopped or self._over():
-                return stopped
+                return stopped > 0
         return False
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """One step of the optimiser; the loss, still on its device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        statistics = [buffer.clone() for buffer in self.model.buffers()] if self.accelerator.scaler else []
-        batch = batch.to(self.device)
+            group["lr"] = self._learning_rate()
         # The paper up to the batch's width counts as the line's own margin: the LSTM runs faster where all end alike.
         widths = torch.full_like(batch.widths, batch.images.shape[-1])
-        with checkpoints.memory_explained(batch.images, self.folder):
+        # cuDNN tries out its kernels for each shape: there are few in training, and many where lines are read.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             outputs = self.trainee(batch.images, widths)
-            main, *auxiliary = (
-                self.ctc(log_probs.transpose(0, 1), batch.labels, frames(widths), batch.label_lengths)
-                for log_probs in (outputs if self.settings.auxiliary else [outputs])
-            )
-            if self.fetch_every == 1:
-                self._check(main.item())  # before it spoils the weights
-            self.accelerator.backward(main + self.settings.auxiliary * sum(auxiliary))
+            main, *auxiliary = map(batch.ctc_loss, outputs if self.settings.aux_weight else [outputs])
+            self.accelerator.backward(main + self.settings.aux_weight * sum(auxiliary))
         self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.optimizer.step_was_skipped:  # by the scaler: what batch norm counted is no better than the gradient
-            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(before)
-        if self.averaged is not self.model:
-            self._update_ema()
-        self.progress["batch"] += 1
-        self.progress["step"] += 1
+        if not self.optimizer.step_was_skipped:  # as float16 does while it looks for its scale
+            self.ema.update_parameters(self.model)
         return main.detach()
 
-    @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _average(self, means: list, values: list, count: torch.Tensor) -> None:
         """Move the averaged weights and statistics towards the current ones, faster at first, while these are poor."""
-        decay = min(self.settings.average, (1 + self.progress["step"]) / (10 + self.progress["step"]))
-        for mean, value in zip(self.averaged.state_dict().values(), self.model.state_dict().values(), strict=True):
-            mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
+        decay = min(self.settings.ema_decay, (1 + self.progress["step"]) / (10 + self.progress["step"]))
+        get_ema_multi_avg_fn(decay)(means, values, count)
 
-    def _fetch(self, pending: list[tuple[torch.Tensor, int]], began: float) -> tuple[float, bool]:
-        """Fetch the losses since the last time; share them, the clock and the signals, so that all processes agree."""
-        losses, lines = zip(*pending, strict=True)
-        own = torch.tensor([time.monotonic() - began, len(self.signals), sum(lines)], device=self.device)
-        seconds, signals, lines, *losses = reduce(torch.cat([own, torch.stack(losses)]), "mean").tolist()
-        if self.fetch_every > 1:
-            for loss in losses:
-                self._check(loss)
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        self.progress["loss"] += sum(finite)
-        self.progress["losses"] += len(finite)
-        self.progress["lines"] += round(lines * self.processes)
-        self.progress["seconds"] = seconds
-        return losses[-1], signals > 0
-
-    def _check(self, loss: float) -> None:
-        """End the run at a loss that is not finite; under float16, whose scaler skips the step, when it repeats."""
-        self.not_finite = 0 if math.isfinite(loss) else self.not_finite + 1
-        if self.not_finite >= (WORST if self.accelerator.scaler else 1):
-            raise TrainingError(
-                f"the loss is {loss} in epoch {self.progress['epoch'] + 1}, step {self.progress['step']}. "
-                f"The last good state is in {self.folder}; try a lower learning rate than {self._rate():g}."
-            )
-
-    def _rate(self) -> float:
+    def _learning_rate(self) -> float:
         if self.settings.schedule == "plateau":
             return self.plateau.get_last_lr()[0]
-        return rate(self.progress["step"], self._done(), self.settings)
+        return learning_rate_at(self.progress["step"], self._done(), self.settings)
 
     def _done(self) -> float:
         """The part of the training that is done, 0 to 1, by steps or by minutes, whichever is further."""
-        by_steps = self.progress["step"] / (self.settings.epochs * len(self.sampler))
+        by_steps = self.progress["step"] / (self.settings.epochs * len(self.loader))
         by_minutes = self.progress["seconds"] / 60 / self.settings.minutes if self.settings.minutes else 0
         return min(1.0, max(by_steps, by_minutes))
 
@@ -244,53 +230,31 @@ class Trainer:
         stalled = self.settings.patience and len(self.history) - 1 - best >= self.settings.patience
         return bool(stalled) or self._done() >= 1
 
-    def _note(self) -> None:
-        """After an epoch, or before the first: validate, note, keep the best and the last."""
+    def _end_epoch(self) -> None:
+        """After an epoch, or before the first: validate, write it down, keep the best and the last."""
         now, best = self.progress, min((row["cer"] for row in self.history), default=math.inf)
-        loss = now["loss"] / now["losses"] if now["losses"] else math.nan
-        row = [now["epoch"], now["step"], now["lines"], round(now["seconds"] / 60, 2), self._rate(), loss]
-        error, words = self.validate()
-        self.history.append(dict(zip(COLUMNS, [*row, error, words], strict=True)))
-        now.update(batch=0, loss=0.0, losses=0)
-        if self.settings.schedule == "plateau":
-            self.plateau.step(error)
+        broadcast(list(self.averaged.buffers()))  # each process has counted its own lines' statistics
+        with self.accelerator.split_between_processes(self.validation) as own:
+            readings = Recognizer(self.averaged, self.precision).read_prepared([line.pixels for line in own])
+            pairs = gather_object([(line.text, reading.text) for line, reading in zip(own, readings, strict=True)])
+        texts, read = zip(*pairs, strict=True)
+        error, loss = cer(texts, read), now["loss"] / now["batch"] if now["batch"] else math.nan
+        row = [now["epoch"], now["step"], now["lines"], round(now["seconds"] / 60, 2), self._learning_rate(), loss]
+        self.history.append(dict(zip(COLUMNS, [*row, error, wer(texts, read)], strict=True)))
+        now.update(batch=0, loss=0.0)
+        self.plateau.step(error)
         if error < best and self.main:
-            checkpoints.write_whole(self.folder / "best", self.averaged.save_pretrained)
-        if len(self.history) == 1 or self._due():
+            write_whole(self.folder / "best", self.averaged.save_pretrained)
+        if len(self.history) == 1 or now["seconds"] - self.saved > SAVE_EVERY:
             self._save()
-        if self.main and self.on_epoch:
+        if self.on_epoch and self.main:
             self.on_epoch(pd.DataFrame(self.history))
-
-    def validate(self) -> tuple[float, float]:
-        """CER and WER of the averaged network on the validation lines, shared between the processes."""
-        own = self.validation[self.accelerator.process_index :: self.processes]
-        self.averaged.to(self.device)
-        for buffer in self.averaged.buffers():  # each process has counted its own lines' statistics
-            broadcast(buffer)
-        training = self.averaged.training
-        readings = Recognizer(self.averaged, self.precision).read_prepared([line.pixels for line in own])
-        self.averaged.train(training)
-        pairs = gather_object([(line.text, reading.text) for line, reading in zip(own, readings, strict=True)])
-        references, predictions = zip(*pairs, strict=True)
-        return cer(references, predictions), wer(references, predictions)
-
-    def _due(self) -> bool:
-        return self.progress["seconds"] - self.saved > SAVE_EVERY
 
     def _save(self) -> None:
         self.saved = self.progress["seconds"]
         if self.main:
-            rest = {"progress": self.progress, "history": self.history}
-            checkpoints.write_state(self.folder / "state.pt", self.parts, self.origin, self.settings, **rest)
-            tables = {"history.csv": pd.DataFrame(self.history, columns=COLUMNS).to_csv(index=False)}
-            tables["settings.json"] = json.dumps(dataclasses.asdict(self.settings), indent=2) + "\n"
-            for name, text in tables.items():
-                checkpoints.write_whole(self.folder / name, functools.partial(Path.write_text, data=text))
-
-    def _load(self) -> None:
-        path = self.folder / "state.pt"
-        rest = checkpoints.read_state(path, self.parts, self.origin, self.settings)
-        with checkpoints.damage_explained(path):
-            self.progress = {name: type(value)(rest["progress"][name]) for name, value in self.progress.items()}
-            self.history = [{name: row[name] + 0 for name in COLUMNS} for row in rest["history"]]  # numbers, all
-        self.saved = self.progress["seconds"]
+            rest = {"made_of": self.made_of, "progress": self.progress, "history": self.history}
+            checkpoints.save_state(self.accelerator, self.folder, rest)
+            settings, history = json.dumps(asdict(self.settings), indent=2), pd.DataFrame(self.history, columns=COLUMNS)
+            write_whole(self.folder / "settings.json", lambda file: file.write_text(settings + "\n"))
+            write_whole(self.folder / "history.csv", lambda file: history.to_csv(file, index=False))

@@ -32,12 +32,7 @@ def app(options: argparse.Namespace) -> int:
 
 
 def _serve(arguments: list[str], visitors: int) -> None:
-    """Serve the app until Ctrl-C; who comes when all places are taken is asked to come back later.
-
-    Arguments:
-        arguments: of Voila's command line.
-        visitors: how many there can be at once, each with a kernel of its own.
-    """
+    """Run Voila with these arguments; who comes when all places are taken is asked to come back later."""
     from tornado.web import HTTPError
     from voila.app import Voila
 

@@ -16,17 +16,15 @@ def _front(name: str) -> str:
 
 
 class DrawingPad(anywidget.AnyWidget):
-    """A pad to write on, line by line, with mouse, pen or finger.
+    """A pad to write on, line by line, with mouse, pen or finger (pad.js); its traits change when the pen has rested.
 
-    ``strokes`` holds what was written: for each time the pen was down a flat list x0, y0, x1, y1, ... in pixels, y
-    downwards; ``rows`` the line of each stroke, from 0. They change when the pen has rested for 0.4 s; setting them
-    draws. The front end is pad.js and app.css. Chapter 7: notebooks/07_read_your_handwriting.ipynb.
+    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
     """
 
     _esm = _front("pad")
     _css = HERE / "app.css"
-    strokes = traitlets.List().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
+    strokes = traitlets.List().tag(sync=True)  # [x0, y0, x1, y1, ...] for each time the pen was down, in px
+    rows = traitlets.List().tag(sync=True)  # the line of each stroke, from 0
 
 
 class Pictures(anywidget.AnyWidget):
@@ -60,26 +58,19 @@ class ReadingView(anywidget.AnyWidget):
 
 
 class _Typical:
-    """Stands in for a random generator: every draw is the middle of its range, so it draws with the typical pen."""
+    """Stands in for a random generator: every draw is the middle of its range."""
 
     def uniform(self, low, high, size=None):
-        middle = (low + high) / 2
-        return middle if size is None else np.full(size, middle)
+        return (low + high) / 2 if size is None else np.full(size, (low + high) / 2)
 
     def standard_normal(self, size):
         return np.zeros(size)
 
 
 def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
-    """Draw the strokes of a pad as a line: like the training's own lines, with its typical pen and no chance in it.
+    """Draw strokes as :func:`hwrlib.strokes.render_strokes` does, with the typical pen and no chance: uint8 (128, W).
 
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
-    Arguments:
-        strokes: as for :func:`hwrlib.strokes.render_strokes`, which also says what is raised.
-
-    Returns:
-        uint8 array (128, W), paper 255, W at least 128.
 
     >>> strokes_to_line([[0, 0, 0, 100], [50, 50, 120, 50]]).shape
     (128, 152)

@@ -1,166 +1,214 @@
 """Where pages come from: images, folders, TIFF and PDF files of many pages, data sets of images (chapter 9)."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import math
-from collections.abc import Iterator
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from hwrlib.image_files import MOST_PAGES, ImageError, check_size, load_pages, read_file
-from hwrlib.metadata import DataError
+from hwrlib.archive import FORMATS
+from hwrlib.ctc import Reading
+from hwrlib.data import DataError
+from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
 
-DPI = 200  # at which the pages of a PDF are rendered; a page is so many pixels an inch where a PDF is written
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
+LONGEST_SIDE = 10_000  # px, of a page that is drawn finer: A3 at 600 dpi
+CAMERA_DPI = 73  # of a picture: cameras write 72 where they know none
+ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
 ENDINGS |= {".pdf"} if importlib.util.find_spec("pypdfium2") else set()
+OWN_ENDING = re.compile(
+    rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$"
+)  # follows the name of its page's file
 
 
 class Item(NamedTuple):
-    """A file of one page or of many, or one row group of a data set: what a worker takes at a time.
+    """A file of one page or of many, or one row group of a data set: what a worker takes at a time."""
 
-    Arguments:
-        name: what its pages are called: the file's path from the source on.
-        path: where it lies.
-        row_group: of a parquet file with an ``image`` column; else None.
-    """
-
-    name: str
+    name: str  # what its pages are called: the file's path from the source on
     path: str
-    row_group: int | None = None
+    row_group: int | None = None  # of a parquet file with an image column
 
 
-class Page(NamedTuple):
-    """A page that came out of an item.
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page, and what was read on it."""
 
-    Arguments:
-        name: of the item, with #2 for its second page.
-        sha256: of the file's bytes, hexadecimal; empty where it could not be read.
-        pixels: uint8 (H, W), or what is wrong with it.
+    name: str  # of its file; scan.tif#2 is the second page of one
+    pixels: np.ndarray | Exception  # uint8 (H, W), or what is wrong with it
+    sha256: str = ""  # of the file's bytes, hexadecimal; empty where they could not be read
+    readings: Sequence[Reading] = ()
+    dpi: float | None = None  # dots an inch, where they are known
+
+
+def readable_name(path: str | Path) -> str:
+    r"""The name of a file as text that can be written everywhere: a byte that is no UTF-8 is spelt out.
+
+    >>> readable_name("caf\udce9.png")
+    'caf\\xe9.png'
     """
-
-    name: str
-    sha256: str
-    pixels: np.ndarray | Exception
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def find_files(name: str) -> list[str]:
-    """The images and PDF files of a folder and of what is under it; a file, or "-", is itself.
+def find_files(name: str, output: str | Path | None = None, endings: set[str] = ENDINGS) -> list[str]:
+    """The images and PDF files of a folder and of what is under it, linked folders too; a file, or "-", is itself.
+
+    What was written to ``output``, or beside its page, is no page. What is left out for its kind is said.
 
     Raises:
         FileNotFoundError: none in the folder.
     """
     if not Path(name).is_dir():
         return [name]
-    found = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+    found, others = [], Counter()
+    seen = {os.path.realpath(output)} - {os.path.realpath(name)} if output else set()
+    for folder, folders, files in os.walk(name, followlinks=True):
+        folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and inner != "__MACOSX")
+        if (real := os.path.realpath(folder)) in seen:  # the output, or where a link has led to before
+            folders.clear()
+            continue
+        seen.add(real)
+        for file in files:
+            beside = OWN_ENDING.sub("", file)
+            own = beside != file and beside in files and Path(beside).suffix.lower() in endings
+            if file.startswith(".") or own or re.fullmatch(r"pages-\d+\.parquet", file):
+                continue
+            if (ending := Path(file).suffix.lower()) in endings:
+                found.append(os.path.join(folder, file))
+            else:
+                others[ending or "none"] += 1
     if not found:
-        raise FileNotFoundError(f"{name}: no image in this folder ({', '.join(sorted(ENDINGS))})")
-    return [str(path) for path in found]
+        raise FileNotFoundError(f"{name}: no image in this folder ({', '.join(sorted(endings))})")
+    if others:
+        kinds = ", ".join(f"{count} of {ending}" for ending, count in sorted(others.items()))
+        print(f"hwrlib: {name}: files whose kind is not read: {kinds}", file=sys.stderr)
+    return sorted(found)
 
 
-def find_items(source: str | Path) -> list[Item]:
-    """All items of an archive.
+def find_items(source: str | Path, output: str | Path | None = None) -> list[Item]:
+    """All items of an archive; what was written to ``output`` before is none.
 
     Chapter 9: notebooks/09_read_an_archive.ipynb.
 
     Arguments:
-        source: a folder of images and PDF files, or of parquet files with an ``image`` column (the Hub's layout); one
-            such file; or a ``.txt`` file that lists files, one a line.
+        source: a folder of images, PDF files and parquet files with an ``image`` column (the Hub's layout); one such
+            file; or a ``.txt`` file that lists files, one a line.
 
     Raises:
         FileNotFoundError: no such file, or a folder without any.
         DataError: a parquet file without images, or a file that is listed twice.
     """
-    path = Path(source)
+    path, items = Path(source), []
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
-        listed = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        twice = sorted({line for line in listed if listed.count(line) > 1}) if len(set(listed)) < len(listed) else []
+        listed = [line for line in path.read_text("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
+        twice = [file for file, count in Counter(map(os.path.normpath, listed)).items() if count > 1]
         if twice or not listed:
             raise DataError(f"{path}: {f'{twice[0]} is listed twice' if twice else 'no file is listed in it'}")
-        return [Item(line, line) for line in listed]
-    home = path if path.is_dir() else path.parent
-    tables = sorted(home.rglob("*.parquet")) if path.is_dir() else [path] * (path.suffix == ".parquet")
-    if tables:
-        return [item for table in tables for item in _row_groups(table, str(table.relative_to(home)))]
-    return [Item(str(Path(file).relative_to(home)), file) for file in find_files(str(path))]
+        return [Item(readable_name(file), file) for file in listed]
+    for file in find_files(str(path), output, ENDINGS | {".parquet"}):
+        name = readable_name(os.path.relpath(file, path if path.is_dir() else path.parent))
+        if not file.endswith(".parquet"):
+            items.append(Item(name, file))
+            continue
+        table = pq.ParquetFile(file)
+        if "image" not in table.schema_arrow.names:
+            columns = ", ".join(table.schema_arrow.names)
+            raise DataError(f"{file} has no column image, but {columns}; give a data set of images")
+        items += [Item(name, file, group) for group in range(table.num_row_groups)]
+    return items
 
 
 def open_item(item: Item) -> Iterator[Page]:
     """The pages of an item, one at a time; one that cannot be had comes as its error."""
+    if item.row_group is None:
+        yield from iter_pages(item.path, item.name)
+        return
     try:
-        contents = [(item.name, read_file(Path(item.path)))] if item.row_group is None else _images(item)
-        for name, data in contents:
-            sha256 = hashlib.sha256(data).hexdigest()
-            for number, pixels in enumerate(iter_pages(data, name), start=1):
-                yield Page(name if number == 1 else f"{name}#{number}", sha256, pixels)
+        file = pq.ParquetFile(item.path)
+        first = sum(file.metadata.row_group(group).num_rows for group in range(item.row_group))
+        batches = file.iter_batches(1, row_groups=[item.row_group], columns=["image"])
+        for row, batch in enumerate(batches, start=first):
+            (image,) = batch["image"].to_pylist()
+            data = image.get("bytes") if isinstance(image, dict) else image
+            yield from iter_pages(data or b"", f"{item.name}/{row}")
     except (OSError, ValueError) as error:
-        yield Page(item.name, "", error)
+        yield Page(item.name, error)
 
 
-def iter_pages(image: str | bytes, name: str) -> Iterator[np.ndarray | Exception]:
-    """The pages of a file as :func:`hwrlib.image_files.load_page` gives one; one that cannot be had comes as its error.
+def iter_pages(image: str | bytes, name: str) -> Iterator[Page]:
+    """The pages of a file; one that cannot be had comes as its error.
 
     Arguments:
-        image: a path or the bytes of an image, of a TIFF of several pages, or of a PDF, which ``pypdfium2`` renders.
-        name: what an error calls it.
+        image: a path or the bytes of an image, of a TIFF of several pages, or of a PDF, which ``pypdfium2`` draws.
+        name: what pages and errors are called.
     """
+    number, sha256 = 0, ""
     try:
         data = image if isinstance(image, bytes) else read_file(Path(image))
-        yield from _pdf_pages(data, name) if data[:1024].lstrip().startswith(b"%PDF") else load_pages(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        found = _pdf_pages(data, name) if b"%PDF-" in data[:1024] else _image_pages(data, name)
+        for number, (pixels, dpi) in enumerate(found, start=1):
+            yield Page(f"{name}#{number}" if number > 1 else name, pixels, sha256, dpi=dpi)
     except (OSError, ValueError, MemoryError) as error:  # of the file, or of a TIFF, whose next pages cannot be found
-        text = str(error).removeprefix("the bytes")
-        yield ImageError(text if text.startswith(name) else f"{name}: {text.lstrip(': ')}")
+        text = str(error) or type(error).__name__
+        error = ImageError(text if name in text else f"{name}: {text}")
+        yield Page(f"{name}#{number + 1}" if number else name, error, sha256)
 
 
-def _pdf_pages(data: bytes, name: str) -> Iterator[np.ndarray | Exception]:
+def _image_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray, float | None]]:
+    dpi = max(resolution(data) or [0])  # of square pixels, to which the coarser direction is stretched
+    for pixels in load_pages(data, name):
+        yield pixels, dpi if dpi > CAMERA_DPI else None
+
+
+def _pdf_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray | Exception, float | None]]:
     if not importlib.util.find_spec("pypdfium2"):
         raise ImageError(f"{name}: this is a PDF: pip install pypdfium2 to read it, or save its pages as PNG or JPEG")
     import pypdfium2
 
     try:
         document = pypdfium2.PdfDocument(data)
+        document.init_forms()  # else fields that are filled in, and signatures, are not drawn
         count = len(document)
     except pypdfium2.PdfiumError as error:
-        raise ImageError(
-            f"{name} cannot be opened ({error}): it is damaged or locked; save it without a password"
-        ) from error
+        raise ImageError(f"{name} cannot be opened ({error}): it is damaged, or save it without a password") from error
     if not 0 < count <= MOST_PAGES:
         raise ImageError(f"{name} has {count:,} pages; cut it up into files of 1 to {MOST_PAGES:,}")
     for number in range(count):
+        called = f"{name}, page {number + 1},"
         try:
-            yield _render(document[number], f"{name}, page {number + 1},")
+            page = document[number]
+            dpi = _dots_an_inch(page, called)
+            yield page.render(scale=dpi / 72, grayscale=True).to_numpy().copy(), dpi  # the bitmap owns its memory
         except (pypdfium2.PdfiumError, ValueError, MemoryError) as error:
-            yield ImageError(f"{name}, page {number + 1}, cannot be rendered: {error or type(error).__name__}")
+            yield ImageError(f"{called} cannot be rendered: {error or type(error).__name__}"), None
 
 
-def _render(page, name: str) -> np.ndarray:
-    """The grey levels of a PDF's page, its size and that of its pictures checked before anything is drawn."""
+def _dots_an_inch(page, name: str) -> float:
+    """To draw a PDF's page at: as its finest pictures that fill a tenth of it, at least ``DPI``; all sizes checked."""
     from pypdfium2.raw import FPDF_PAGEOBJ_IMAGE
 
-    check_size(*(math.ceil(min(side, 1e9) * DPI / 72) for side in page.get_size()), name)
+    width, height = page.get_size()
+    check_size(*(math.ceil(min(side, 1e9) * DPI / 72) for side in (width, height)), name)
+    pictures, filled = [], 0.0
     for picture in page.get_objects(filter=[FPDF_PAGEOBJ_IMAGE]):
         check_size(*picture.get_px_size(), f"a picture of {name}")
-    return page.render(scale=DPI / 72, grayscale=True).to_numpy().copy()  # the bitmap owns its memory
-
-
-def _row_groups(table: Path, name: str) -> list[Item]:
-    schema = pq.read_schema(table)
-    if "image" not in schema.names:
-        raise DataError(f"{table} has no column image, but {', '.join(schema.names)}; give a data set of images")
-    return [Item(name, str(table), group) for group in range(pq.read_metadata(table).num_row_groups)]
-
-
-def _images(item: Item) -> Iterator[tuple[str, bytes]]:
-    """The name, with the row of its file from 0, and the bytes of each image of a row group."""
-    file = pq.ParquetFile(item.path)
-    row = sum(file.metadata.row_group(group).num_rows for group in range(item.row_group))
-    for batch in file.iter_batches(1, row_groups=[item.row_group], columns=["image"]):
-        (image,) = batch["image"].to_pylist()
-        data = image.get("bytes") if isinstance(image, dict) else image
-        yield f"{item.name}/{row}", data or b""
-        row += 1
+        left, bottom, right, top = picture.get_bounds()
+        area = max((right - left) * (top - bottom), 1e-6)
+        pictures.append((72 * math.sqrt(math.prod(picture.get_px_size()) / area), area))
+    for dpi, area in sorted(pictures, reverse=True):
+        filled += area
+        if filled >= 0.1 * width * height:
+            return max(DPI, min(dpi, 72 * LONGEST_SIDE / max(width, height)))
+    return DPI

@@ -1,8 +1,8 @@
 """From the picture of a page to its ink alone, made level: what the lines are sought in (chapter 7).
 
-The page is looked at on a reduced scale. A closing finds the paper's brightness, so that uneven light is divided out;
-Otsu's threshold (1979) parts ink from paper; the angle of the sharpest row profile makes the page level (Postl,
-1986); long thin runs are rulings and go, but for the strokes that cross them.
+On a reduced scale a closing finds the paper's brightness, so that uneven light is divided out; Otsu's threshold (1979)
+parts ink from paper; the angle of the sharpest row profile makes the page level (Postl, 1986); long thin runs are
+rulings and go, but for the strokes that cross them.
 """
 
 from typing import NamedTuple
@@ -33,33 +33,19 @@ class Level(NamedTuple):
     scale: float
     back: np.ndarray  # (2, 3): from places in `ink` to places in `paper`
 
-    def is_ruled(self) -> bool:
-        """Whether the paper has printed rulings."""
-        return self.ruled > RULED
-
     def has_margins(self) -> bool:
         """Whether much paper is both above and below the levelled ink; a tilted line has it, too."""
         rows, height = np.flatnonzero(self.ink.any(axis=1)), self.paper.shape[0]
         added = (self.ink.shape[0] - height) / 2  # rows that the rotation added above, and as many below
         return min(rows[0], self.ink.shape[0] - 1 - rows[-1]) - added > MARGIN * height
 
-    def box_on_page(self, xs: np.ndarray, ys: np.ndarray) -> tuple[int, int, int, int]:
-        """(x, y, width, height) on the page of places in `ink`."""
-        places = (np.stack([xs, ys, np.ones(len(xs))]).T @ self.back.T + 0.5) / self.scale
-        low = np.floor(places.min(axis=0) - 0.5 / self.scale).clip(0)
-        high = np.ceil(places.max(axis=0) + 0.5 / self.scale).clip(max=self.page.shape[::-1])
-        return (*low.astype(int).tolist(), *(high - low).astype(int).tolist())
+    def on_page(self, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+        """(x, y) on the page of N places in `ink`, (N, 2)."""
+        return (np.stack([xs, ys, np.ones(len(xs))]).T @ self.back.T + 0.5) / self.scale
 
 
 def level_ink(page: np.ndarray) -> Level | None:
-    """Find the ink of a page and make it level.
-
-    Arguments:
-        page: uint8 (H, W), tilted by up to 15 degrees.
-
-    Returns:
-        the ink and where it lies; None where no writing can be.
-    """
+    """The ink of a page, uint8 (H, W), tilted by up to 15 degrees, made level; None where no writing can be."""
     scale = min(1.0, (AREA / page.size) ** 0.5)
     if min(page.shape) * scale < 8:
         return None
@@ -73,10 +59,13 @@ def level_ink(page: np.ndarray) -> Level | None:
     matrix, size = rotation(contrast.shape, find_skew(contrast > strong))
     contrast, sheet = (cv2.warpAffine(picture, matrix, size) for picture in (contrast, sheet))
     ink, marks = contrast > strong, contrast > faint
-    stroke = stroke_width(ink)
+    area, inner = np.count_nonzero(ink), np.count_nonzero(cv2.erode(ink.astype(np.uint8), SQUARE))
+    stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings = find_rulings(marks.astype(np.uint8), stroke)
-    if rulings.any():
-        rulings &= ~is_overwritten(contrast, ink & ~rulings, rulings)
+    if rulings.any() and (ink & ~rulings).any():
+        printed, written = (np.median(contrast[part]) for part in (rulings, ink & ~rulings))
+        if written > printed + 2 * FAINT:  # where a ruling is darker than printed, a stroke runs along it
+            rulings &= contrast <= (2 * printed + written) / 3
     ink &= ~rulings
     if not ink.any():
         return None
@@ -117,7 +106,8 @@ def find_sheet(paper: np.ndarray) -> np.ndarray:
     beside = cv2.dilate(edge.astype(np.uint8), SQUARE) > 0
     fall = cv2.dilate(small, np.ones((9, 9), np.uint8)) / small
     frame = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    desk = [r for r in set(frame.tolist()) - {0} if is_darker(fall[beside & (regions == r)])]
+    falls = {r: fall[beside & (regions == r)] for r in set(frame.tolist()) - {0}}
+    desk = [r for r in falls if falls[r].size and np.median(falls[r]) > 2.2]  # shadows are softer or brighter
     bright = [r for r in range(1, count) if r not in desk and stats[r, cv2.CC_STAT_AREA] > 0.03 * small.size]
     sheet = np.full(small.shape, 255, np.uint8)
     if desk and bright:
@@ -126,20 +116,13 @@ def find_sheet(paper: np.ndarray) -> np.ndarray:
     return cv2.resize(sheet, paper.shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def is_darker(falls: np.ndarray) -> bool:
-    """Whether most of a region's edge is a sharp fall: shadows are softer or brighter than a dark desk."""
-    return falls.size > 0 and np.median(falls) > 2.2
-
-
 def thresholds(contrast: np.ndarray) -> tuple[float, float]:
     """The contrast above the paper's noise, and Otsu's between ink and what is fainter; 255 where nothing is dark."""
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
     faint = max(20.0, 4 * noise)
-    seen = dark[dark > faint]
-    if seen.size == 0:
-        return faint, 255
-    return faint, cv2.threshold(seen.reshape(1, -1), 0, 255, cv2.THRESH_OTSU)[0]
+    seen = dark[dark > faint].reshape(1, -1)
+    return faint, cv2.threshold(seen, 0, 255, cv2.THRESH_OTSU)[0] if seen.size else 255
 
 
 def find_skew(ink: np.ndarray) -> float:
@@ -165,12 +148,6 @@ def rotation(shape: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[in
     size = int(np.ceil(columns * cos + rows * sin)), int(np.ceil(columns * sin + rows * cos))
     matrix[:, 2] += (size[0] - columns) / 2, (size[1] - rows) / 2
     return matrix, size
-
-
-def stroke_width(ink: np.ndarray) -> float:
-    """Twice the area over the outline: the pen's width in pixels."""
-    ink = ink.astype(np.uint8)
-    return 2 * int(ink.sum()) / max(1, int(ink.sum()) - int(cv2.erode(ink, SQUARE).sum()))
 
 
 def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
@@ -201,13 +178,6 @@ def long_runs(marks: np.ndarray, stroke: float) -> list[np.ndarray]:
     return [chosen[labels].astype(np.uint8) & marks for chosen in (keep & ~thick, thick)]
 
 
-def is_overwritten(contrast: np.ndarray, ink: np.ndarray, rulings: np.ndarray) -> np.ndarray:
-    """Where a ruling is darker than printed: there a stroke runs along it. Nowhere if ink is hardly the darker one."""
-    printed = np.median(contrast[rulings])
-    written = np.median(contrast[ink]) if ink.any() else printed
-    return contrast > (2 * printed + written) / 3 if written > printed + 2 * FAINT else np.zeros_like(ink)
-
-
 def estimate_x_height(ink: np.ndarray) -> int:
     """Rows after which the row profile of narrow strips no longer resembles itself: about the height of an x."""
     strips = max(1, round(ink.shape[1] / 80))
@@ -225,6 +195,14 @@ def spread(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if np.array_equal(wider, seeds):
             return seeds
         seeds = wider
+
+
+def baseline_row(rows: np.ndarray) -> float:
+    """The row on which a line's letters stand, of the rows of its ink's pixels: their profile falls most there."""
+    profile = np.bincount((rows - rows.min()).astype(int))
+    width = max(1, len(profile) // 8)
+    fall = np.convolve(profile, np.repeat([-1, 1], width))  # so many rows above less as many below
+    return float(rows.min() + fall.argmax() - width + 1)
 
 
 def is_written(mask: np.ndarray, x_height: int, stroke: float) -> bool:

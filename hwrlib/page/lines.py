@@ -1,8 +1,8 @@
 """Find the lines of handwriting on a page: one levelled crop each, from top to bottom (chapter 7).
 
-An anisotropic Gaussian smears the ink of a line into a ridge (Cohen, Dinstein, El-Sana and Kedem, "Using scale-space
-anisotropic smoothing for text line extraction in historical documents", 2014). The ridges are followed from left to
-right in narrow columns, so that a line may curve, and each connected piece of ink goes to its line.
+An anisotropic Gaussian smears the ink of a line into a ridge (Cohen et al., "Using scale-space anisotropic smoothing
+for text line extraction in historical documents", 2014). The ridges are followed from left to right in narrow columns,
+so that a line may curve, and each connected piece of ink goes to its line.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from PIL import Image
 
-from hwrlib.image_files import load_page
-from hwrlib.page.ink import SQUARE, Level, estimate_x_height, is_written, level_ink, spread
+from hwrlib.images import load_page
+from hwrlib.page.ink import RULED, SQUARE, Level, baseline_row, estimate_x_height, is_written, level_ink, spread
 
 OUTLINE = 17  # places along an edge: enough to follow a curved line
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
@@ -29,13 +29,14 @@ class PageLine:
         box: (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
         image: its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings and
             the ink of its neighbours painted out.
-        outline: where the crop lies on the page: (x, y) of N places evenly along its upper and its lower edge,
-            (2, N, 2); the box itself where left out.
+        outline: (2, N, 2), (x, y) on the page evenly along the crop's upper and lower edge; the box where left out.
+        baseline: (N, 2), (x, y) on the page, on which its letters stand; None of a picture that is a line as a whole.
     """
 
     box: tuple[int, int, int, int]
     image: np.ndarray
     outline: np.ndarray | None = None
+    baseline: np.ndarray | None = None
 
     def __post_init__(self):
         if self.outline is None:
@@ -63,42 +64,28 @@ class Curve(NamedTuple):
 
 
 def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[PageLine]:
-    """Find the lines of handwriting on a scan or photo of a page, from top to bottom.
+    """Find the lines of handwriting on a scan or photo of a page, from top to bottom; lines side by side are one.
 
     Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
-        page: whatever :func:`hwrlib.image_files.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
-
-    Returns:
-        one :class:`PageLine` a line; none for a page without writing. Lines side by side count as one line.
+        page: whatever :func:`hwrlib.images.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
 
     Raises:
         ImageError, FileNotFoundError: as :func:`hwrlib.images.prepare`.
-
-    >>> page = np.full((300, 400), 230, np.uint8)
-    >>> for y in (60, 160):
-    ...     _ = cv2.putText(page, "two lines", (40, y), cv2.FONT_HERSHEY_SIMPLEX, 1.5, 40, 3)
-    >>> [line.box[1] // 100 for line in find_lines(page)]
-    [0, 1]
     """
     level = level_ink(load_page(page))
     return [] if level is None else cut_lines(level)
 
 
 def crop_line(picture: np.ndarray) -> PageLine | None:
-    """Cut the writing out of the picture of one line that has a margin or rulings, is tilted, or is taller than wide.
+    """Cut the writing out of a picture (H, W) of one line that has a margin or rulings, is tilted or taller than wide.
 
-    Arguments:
-        picture: uint8 (H, W).
-
-    Returns:
-        the largest line; None for a tight cut, which is best read as it is, and where no line is found or several on a
-        picture taller than wide.
+    None for a tight cut, which is best read as it is, and where no line is found or several on a tall picture.
     """
     level = level_ink(picture)
     tall = picture.shape[0] > picture.shape[1]
-    if level is None or not (tall or level.is_ruled() or level.has_margins()):
+    if level is None or not (tall or level.ruled > RULED or level.has_margins()):
         return None
     lines = cut_lines(level)
     return None if tall and len(lines) > 1 else max(lines, key=lambda line: line.image.size, default=None)
@@ -142,14 +129,12 @@ def link(peak: np.ndarray, reach: float) -> list[list[tuple[int, int]]]:
     for column in range(peak.shape[1]):
         rows = np.flatnonzero(peak[:, column]).tolist()
         steps = sorted((abs(chain[-1][1] - row), k, row) for k, chain in enumerate(growing) for row in rows)
-        grown, taken = set(), set()
         for step, k, row in steps:
-            if step <= reach and k not in grown and row not in taken:
+            if step <= reach and row in rows and growing[k][-1][0] < column:
                 growing[k].append((column, row))
-                grown.add(k)
-                taken.add(row)
-        started = [[(column, row)] for row in rows if row not in taken]
-        growing = [chain for k, chain in enumerate(growing) if k in grown] + started
+                rows.remove(row)
+        started = [[(column, row)] for row in rows]
+        growing = [chain for chain in growing if chain[-1][0] == column] + started
         chains += started
     return chains
 
@@ -256,12 +241,13 @@ def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine
     mask = mask[top:bottom].astype(np.uint8)
     foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
-    outline = np.stack([outline_edge(level, curve, columns, row) for row in (rows[0], rows[-1] + level.scale)])
-    return PageLine(level.box_on_page(xs, ys), np.where(foreign > 127, behind, image), outline)
-
-
-def outline_edge(level: Level, curve: Curve, columns: np.ndarray, row: float) -> np.ndarray:
-    """(x, y) on the page of places evenly along one edge of a crop, a row from the curve: (OUTLINE, 2)."""
-    xs = np.linspace(columns[0], columns[-1] + level.scale, OUTLINE)
-    places = np.stack([xs, curve.at(xs) + row, np.ones(OUTLINE)]) - [[level.scale / 2], [level.scale / 2], [0]]
-    return ((level.back @ places).T + 0.5).clip(0, np.array(level.paper.shape[::-1])) / level.scale
+    along = np.linspace(columns[0], columns[-1] + level.scale, OUTLINE)
+    upper, lower, baseline = (
+        level.on_page(along - level.scale / 2, curve.at(along) + row - level.scale / 2).clip(0, level.page.shape[::-1])
+        for row in (rows[0], rows[-1] + level.scale, baseline_row(height))
+    )
+    places = level.on_page(xs, ys)
+    low = np.floor(places.min(axis=0) - 0.5 / level.scale).clip(0).astype(int)
+    high = np.ceil(places.max(axis=0) + 0.5 / level.scale).clip(max=level.page.shape[::-1]).astype(int)
+    box = (*low.tolist(), *(high - low).tolist())
+    return PageLine(box, np.where(foreign > 127, behind, image), np.stack([upper, lower]), baseline)

@@ -1,7 +1,6 @@
 """Average the weights of several trainings that began from the same ones: they read better than each (chapter 4)."""
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -12,21 +11,13 @@ EXACT = "cnn.0.weight"  # the text hangs on the first convolution: it stays in f
 
 
 def average(models: list[CRNN]) -> CRNN:
-    """The mean of networks' weights and statistics.
-
-    Model soups: Wortsman et al., 2022. Chapter 4: notebooks/04_train_on_colab.ipynb.
-
-    Arguments:
-        models: two or more with one alphabet and one width divisor, whose trainings share their beginning.
+    """The mean of networks' weights and statistics: model soups (Wortsman et al., 2022).
 
     Raises:
-        ValueError: fewer than two, or networks that differ in alphabet or width divisor.
+        ValueError: networks that differ in alphabet or width divisor.
     """
-    kinds = {(model.alphabet, model.width_divisor) for model in models}
-    if len(models) < 2 or len(kinds) > 1:
-        raise ValueError(
-            f"{len(models)} networks of {len(kinds)} kinds: give two or more of one alphabet and width divisor"
-        )
+    if len({(model.alphabet, model.width_divisor) for model in models}) > 1:
+        raise ValueError("these networks differ in alphabet or width divisor: they cannot be averaged")
     mean = CRNN(models[0].alphabet, models[0].width_divisor, models[0].calibration)
     states = [model.state_dict() for model in models]
     for name, tensor in mean.state_dict().items():
@@ -45,7 +36,6 @@ def main(arguments: list[str] | None = None) -> None:
         if parameter.ndim > 1 and name != EXACT:
             parameter.data = parameter.data.half()
     mean.save_pretrained(options.output)
-    print(json.dumps({"output": str(options.output), "mean of": options.weights}))
 
 
 if __name__ == "__main__":

@@ -6,42 +6,32 @@ from pathlib import Path
 
 import numpy as np
 
-from hwrlib.beam import PrefixBeam
-from hwrlib.checkpoints import write_whole
-from hwrlib.ctc import greedy
-from hwrlib.data import load_lines
-from hwrlib.language import Language
+from hwrlib import WEIGHTS
+from hwrlib.cpu import PRECISIONS
+from hwrlib.data import load_lines, write_whole
 from hwrlib.metrics import per_line
 from hwrlib.model import CRNN
-from hwrlib.recognizer import WEIGHTS, Recognizer, log_odds
+from hwrlib.recognizer import Recognizer, log_odds
 
 
 def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
-    """Fit offset and slope so that confidences match the shares of characters read right, by Newton's method.
-
-    Platt scaling (Platt, 1999). Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    """Offset and slope of :func:`hwrlib.recognizer.calibrated`, fitted to lines: Platt scaling (Platt, 1999).
 
     Arguments:
-        confidences: (N,) 0 to 1, of N lines, as the decoder gave them.
-        shares: (N,) 0 to 1, 1 - CER of each line, at least 0.
-
-    Returns:
-        the offset and the slope, for :func:`hwrlib.recognizer.calibrated`.
-
-    Raises:
-        ValueError: lines that are too few, or read too much alike, to fit anything.
+        confidences: (N,) 0 to 1, as the decoder gave them.
+        shares: (N,) 0 to 1, of the characters read right: 1 - CER of each line, at least 0.
 
     >>> calibrate(np.array([0.9, 0.8, 0.6]), np.array([0.9, 0.8, 0.6]))  # right already
     [0.0, 1.0]
     """
     inputs = np.stack([np.ones(len(confidences)), log_odds(confidences)], axis=1)
     fit = np.array([0.0, 1.0])
-    for _ in range(30):
+    for _ in range(30):  # Newton's method
         expected = 1 / (1 + np.exp(-inputs @ fit))
         curvature = inputs.T * (expected * (1 - expected)) @ inputs + 1e-6 * np.eye(2)
         fit += np.linalg.solve(curvature, inputs.T @ (shares - expected))
-        if np.abs(fit).max() > 100:
-            raise ValueError(f"{len(shares)} lines: too few, or read too much alike, to calibrate; give more")
+    if not np.abs(fit).max() <= 100:
+        raise ValueError(f"{len(shares)} lines: too few, or read too much alike, to calibrate; give more")
     return [round(float(value), 4) for value in fit]
 
 
@@ -51,19 +41,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", help='lines that no training has seen: "iam", "sample", or a path')
     parser.add_argument("--split", default="validation", help="default: %(default)s; never the lines of the test")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weights (default: the embedded)")
-    parser.add_argument("--precision", choices=["no", "bf16", "fp16"], help="default: what is fast here")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
     options = parser.parse_args(arguments)
-    lines = load_lines(options.split, options.data)
-    model = CRNN.from_pretrained(options.weights)
-    model.calibration = {}  # confidences are then those of the decoders
-    config = json.loads((options.weights / "config.json").read_text(encoding="utf-8"))
-    config["calibration"] = {}
-    for decoder in (greedy, PrefixBeam(), PrefixBeam(Language.load(WEIGHTS / "language.npz"))):
+    lines, model = load_lines(options.split, options.data), CRNN.from_pretrained(options.weights)
+    model.calibration, fits = {}, {}  # confidences are then those of the decoders
+    for decoder in ("greedy", "beam", "language"):
         readings = Recognizer(model, options.precision, decoder).read_lines(lines["image"])
         table = per_line(list(lines["text"]), [reading.text for reading in readings])
         shares = (1 - table.errors / table.characters).clip(lower=0).to_numpy()
-        config["calibration"][decoder.name] = calibrate(np.array([r.confidence for r in readings]), shares)
-        print(decoder.name, *config["calibration"][decoder.name], flush=True)
+        fits[decoder] = calibrate(np.array([reading.confidence for reading in readings]), shares)
+        print(decoder, *fits[decoder], flush=True)
+    config = json.loads((options.weights / "config.json").read_text(encoding="utf-8")) | {"calibration": fits}
     write_whole(options.weights / "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
 
 

@@ -1,25 +1,12 @@
-"""What every test and every notebook cell under pytest shares: the embedded lines, and charts that go elsewhere.
-
-``pyproject.toml`` names it, so that it is there for notebooks too, which no conftest.py of this folder reaches.
-"""
+"""What every test and every cell of a notebook shares, which no conftest.py reaches: the sample, charts elsewhere."""
 
 import os
 import tempfile
 
 import pytest
 
-LONGEST = [  # files that take a minute and more
-    "08_teach_it_your_hand",
-    "test_archive",
-    "06_analyse_the_errors",
-    "05_decode_with_ctc",
-    "09_read_an_archive",
-    "02_prepare_the_images",
-    "04_train_on_colab",
-    "test_bench",
-    "test_browser",
-    "test_fuzz",
-]
+LONGEST = ["08_teach_it_your_hand", "test_archive", "06_analyse_the_errors", "05_decode_with_ctc"]  # over a minute
+LONGEST += ["09_read_an_archive", "02_prepare_the_images", "04_train_on_colab", "test_training", "test_browser"]
 _CHARTS = tempfile.TemporaryDirectory(prefix="hwr-charts-")  # removed when Python ends
 ENVIRONMENT = {"HWR_CHARTS": _CHARTS.name, "HWR_DATA": "sample"}
 os.environ.update(ENVIRONMENT, MPLBACKEND="agg")

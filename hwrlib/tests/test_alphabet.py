@@ -8,12 +8,10 @@ from hwrlib.alphabet import IAM, REFERENCE, Alphabet, AlphabetError
 
 
 def test_both_alphabets_are_the_designed_ones():
-    assert (len(REFERENCE), REFERENCE.classes) == (74, 75)
-    assert (len(IAM), IAM.classes) == (79, 80)
+    assert (len(REFERENCE), REFERENCE.classes, len(IAM), IAM.classes) == (74, 75, 79, 80)
     assert set(IAM.characters) - set(REFERENCE.characters) == set("#&*+/")
-    assert set(REFERENCE.characters) <= set(IAM.characters)
-    assert list(IAM.characters) == sorted(IAM.characters)
-    assert list(REFERENCE.characters) == sorted(REFERENCE.characters)
+    assert all(list(alphabet.characters) == sorted(alphabet.characters) for alphabet in (IAM, REFERENCE))
+    assert Alphabet("ab") == Alphabet("ab") != Alphabet("ba")
 
 
 @given(st.text(alphabet=IAM.characters))
@@ -23,16 +21,8 @@ def test_encode_and_decode_are_inverse_and_never_use_the_blank(text):
     assert all(1 <= label <= 79 for label in labels)
 
 
-def test_encode_names_the_characters_it_lacks_and_the_text():
-    with pytest.raises(AlphabetError) as error:
-        IAM.encode("10 € ~ done")
-    for part in ("€", "~", "10 € ~ done", "drop"):
-        assert part in str(error.value)
-    assert isinstance(error.value, ValueError)
-
-
-def test_the_reference_alphabet_refuses_what_it_used_to_drop_silently():
-    with pytest.raises(AlphabetError, match="#&"):
+def test_what_the_reference_dropped_silently_is_refused_with_the_text_or_dropped_where_one_asks():
+    with pytest.raises(AlphabetError, match=r"'#&' in 'Smith & Co. #5': not in the alphabet.*drop"):
         REFERENCE.encode("Smith & Co. #5")
     assert REFERENCE.drop("Smith & Co. #5") == "Smith  Co. 5"
 
@@ -43,37 +33,13 @@ def test_composed_and_decomposed_accents_are_one_character():
     assert alphabet.drop("cafe\u0301!") == "café"
 
 
-@pytest.mark.parametrize(
-    ("characters", "reason"),
-    [
-        ("", "string of characters"),
-        (None, "None"),
-        (["a", "b"], "string of characters"),
-        ("abcab", "'ab' more than once"),
-        ("ab\n", "control"),
-        ("a\x1b", "control"),
-        ("a\ud800", "surrogates"),
-    ],
-)
-def test_an_alphabet_is_a_string_that_names_each_character_once(characters, reason):
-    with pytest.raises(AlphabetError, match=reason):
-        Alphabet(characters)
+def test_an_alphabet_is_a_string_that_names_each_character_once():
+    for characters in ("", None, ["a", "b"], "abcab", "ab\n", "a\x1b", "a\ud800"):
+        with pytest.raises(AlphabetError, match="an alphabet"):
+            Alphabet(characters)
 
 
-def test_a_long_alphabet_is_checked_quickly():
-    characters = "".join(map(chr, range(0x20000, 0x2A000)))
-    assert Alphabet(characters).classes == 40_961
-
-
-@pytest.mark.parametrize("labels", [[1, 4], [-1]])
-def test_labels_of_another_alphabet_are_refused(labels):
-    with pytest.raises(AlphabetError, match="outside 0 to 3"):
-        Alphabet("abc").decode(labels)
-
-
-def test_alphabets_compare_by_their_characters():
-    assert Alphabet("ab") == Alphabet("ab")
-    assert hash(Alphabet("ab")) == hash(Alphabet("ab"))
-    assert Alphabet("ab") != Alphabet("ba")
-    assert Alphabet("ab") != "ab"
-    assert repr(Alphabet("ab")) == "Alphabet('ab')"
+def test_labels_of_another_alphabet_are_refused():
+    for labels in ([1, 4], [-1]):
+        with pytest.raises(AlphabetError, match="outside 0 to 3"):
+            Alphabet("abc").decode(labels)

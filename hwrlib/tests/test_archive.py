@@ -1,49 +1,46 @@
-"""Many pages: each exactly once, whatever is broken, and whoever is killed."""
+"""Where pages come from, and many of them: each exactly once, whatever is broken, and whoever is killed."""
 
 import contextlib
 import functools
+import io
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import filelock
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hwrlib.__main__ import main
-from hwrlib.archive.bulk import (
-    ATTEMPTED,
-    ATTEMPTS,
-    SCHEMA,
-    Reader,
-    read_archive,
-    read_rows,
-    show_progress,
-    start_ray,
-    write_part,
-)
-from hwrlib.archive.sources import find_items
+from hwrlib.archive import bulk
+from hwrlib.archive.bulk import SCHEMA, Reader, read_archive, read_rows, show_progress, start_ray, write_part
+from hwrlib.archive.sources import Item, find_items, iter_pages, open_item
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import DataError, load_lines
+from hwrlib.data import DataError
 
 HERE = Path(__file__).resolve().parents[2]
+PAGES = ["box/0.png", "box/1.png", "box/2.png", "broken.jpg", "two.tif", "two.tif#2"]
 
 
 class Stub:
     """Reads a page as its brightness, slowly; what is tested here is not what is read."""
 
-    def __init__(self, seconds=0.0):
-        self.seconds = seconds
+    def __init__(self, seconds=0.0, deadly=None):
+        self.seconds, self.deadly = seconds, deadly
 
     def read_page(self, pixels):
         time.sleep(self.seconds)
+        if pixels[0, 0] == self.deadly:  # as a page does that takes all memory
+            os.kill(os.getpid(), signal.SIGKILL)
         text = str(int(pixels[0, 0]))
         letters = tuple(Character(c, 0.5, k, k + 1, box=(k, 0, 1, 9)) for k, c in enumerate(text))
         return [Reading(text, 0.0, 0.5, letters, box=(0, 0, 9, 9))]
@@ -61,130 +58,195 @@ def archive(tmp_path):
     return folder
 
 
-PAGES = ["box/0.png", "box/1.png", "box/2.png", "broken.jpg", "two.tif", "two.tif#2"]
+@pytest.fixture
+def without_ray(monkeypatch):
+    """The same readers in this process, which says what each page was read as."""
+
+    def rows_here(items, workers, address, reader):
+        reader = Reader(*reader)
+        for item in items:
+            yield from (json.loads(row["json"]) for row in reader({"json": json.dumps(item)}))
+
+    monkeypatch.setattr(bulk, "_ray_rows", rows_here)
 
 
-def reader(output, formats=(), done=frozenset(), recognizer=None):
-    (output / ATTEMPTED).mkdir(parents=True, exist_ok=True)
-    return Reader(lambda: recognizer or Stub(), "m", str(output), formats, done)
+def read(archive, output, formats=(), recognizer=None, model="m"):
+    """The rows of pages that one run reads."""
+    rows = list(read_archive(find_items(archive, output), output, lambda: recognizer or Stub(), model, formats))
+    assert sum("sha256" not in row for row in rows) == len(find_items(archive, output))
+    return {row["path"]: row for row in rows if "sha256" in row}
 
 
-def rows_of(reader, archive):
-    return [json.loads(row["json"]) for item in find_items(archive) for row in reader(item._asdict())]
-
-
-def test_a_worker_makes_a_row_a_page_and_its_files(archive, tmp_path):
-    rows = rows_of(reader(tmp_path / "out", ("text", "json")), archive)
-    pages = [row for row in rows if "sha256" in row]
-    assert sorted(row["path"] for row in pages) == PAGES
-    assert [row["pages"] for row in rows if "sha256" not in row] == [1, 1, 1, 1, 2]
-    texts = {row["path"]: row["text"] for row in pages}
-    assert texts == {
-        "box/0.png": "0",
-        "box/1.png": "1",
-        "box/2.png": "2",
-        "broken.jpg": "",
-        "two.tif": "3",
-        "two.tif#2": "4",
-    }
-    errors = [row["error"] for row in pages if row["error"]]
-    assert len(errors) == 1 and errors[0].startswith("broken.jpg")
-    assert all(len(row["sha256"]) == 64 and row["model"] == "m" and row["seconds"] >= 0 for row in pages)
-    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.txt"))
+def test_each_page_becomes_a_row_and_files(archive, tmp_path, without_ray):
+    pages = read(archive, tmp_path / "out", ("text", "json"))
+    assert sorted(pages) == PAGES and [pages[name]["text"] for name in PAGES] == ["0", "1", "2", "", "3", "4"]
+    assert pages["broken.jpg"]["error"].startswith("broken.jpg") and pages["two.tif#2"]["error"] is None
+    assert all(len(row["sha256"]) == 64 and row["model"] == "m" and row["seconds"] >= 0 for row in pages.values())
+    files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.txt"))
     assert files == ["box/0.png.txt", "box/1.png.txt", "box/2.png.txt", "two.tif-2.txt", "two.tif.txt"]
-    assert (tmp_path / "out" / "two.tif-2.txt").read_text() == "4\n"
-    write_part(tmp_path / "out", pages)
-    (one, *_) = read_rows(tmp_path / "out")
-    assert list(one) == SCHEMA.names
-    assert one["lines"][0]["words"] == [{"text": "0", "confidence": 0.5, "box": [0, 0, 1, 9]}]
+    stored = read_rows(tmp_path / "out")
+    assert sorted(row["path"] for row in stored) == PAGES and list(stored[0]) == SCHEMA.names
+    assert stored[0]["lines"][0]["words"] == [{"text": "0", "confidence": 0.5, "box": [0, 0, 1, 9]}]
 
 
-def test_pages_that_are_there_are_not_read_again_but_changed_ones_are(archive, tmp_path):
-    pages = [row for row in rows_of(reader(tmp_path / "out"), archive) if "sha256" in row]
-    done = frozenset((row["path"], row["sha256"]) for row in pages)
-    assert not [row for row in rows_of(reader(tmp_path / "out", done=done), archive) if "sha256" in row]
+def test_a_second_run_reads_what_changed_failed_or_lacks_a_file(archive, tmp_path, without_ray):
+    out = tmp_path / "out"
+    (out / "two.tif.txt").mkdir(parents=True)  # it cannot be written
+    (out / "two.tif.txt" / "full").touch()
+    assert read(archive, out, ("text",))["two.tif"]["error"]
+    assert list(read(archive, out, ("text",))) == ["broken.jpg", "two.tif"]
+    (out / "two.tif.txt" / "full").unlink()
+    (out / "two.tif.txt").rmdir()
+    assert read(archive, out, ("text",))["two.tif"]["error"] is None and (out / "two.tif.txt").read_text() == "3\n"
     Image.new("L", (30, 20), 77).save(archive / "box" / "1.png")
-    (row,) = [row for row in rows_of(reader(tmp_path / "out", done=done), archive) if "sha256" in row]
-    assert (row["path"], row["text"]) == ("box/1.png", "77")
+    assert [row["text"] for row in read(archive, out, ("text",)).values()] == ["77", ""]
+    assert list(read(archive, out, ("text", "json"))) == PAGES and (out / "two.tif-2.json").exists()
+    assert sorted(row["path"] for row in read_rows(out)) == sorted([*PAGES, "box/1.png"])  # the old one and the new
+    assert len(read(archive, out, model="another")) == 6
 
 
-def test_photos_of_a_phone_are_read(archive, tmp_path, capsys):
-    heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif to read HEIC photos")
-    heif.register_heif_opener()
-    for name, level in (("a.heic", 40), ("b.HEIF", 200)):
-        Image.new("RGB", (64, 32), (level, level, level)).save(archive / name, "HEIF")
-    (archive / "c.heic").write_bytes((archive / "a.heic").read_bytes()[:300])
-    pages = {row["path"]: row for row in rows_of(reader(tmp_path / "out"), archive) if "sha256" in row}
-    assert sorted(pages) == ["a.heic", "b.HEIF", *PAGES[:4], "c.heic", *PAGES[4:]]
-    assert int(pages["a.heic"]["text"]) == pytest.approx(40, abs=3)
-    assert int(pages["b.HEIF"]["text"]) == pytest.approx(200, abs=3)
-    assert pages["c.heic"]["error"].startswith("c.heic: this is")
-    load_lines("validation", "sample")[0]["image"].convert("RGB").save(tmp_path / "line.heic", "HEIF", quality=90)
-    assert main(["read", str(tmp_path / "line.heic"), "--decoder", "greedy", "--precision", "no"]) == 0
-    assert len(capsys.readouterr().out) > 10
+@pytest.mark.parametrize("output", ["result", "."])
+def test_an_output_in_the_source_is_no_page_of_it(archive, without_ray, output):
+    Image.new("L", (30, 20)).save(archive / "own.v1.pdf")
+    for _ in range(2):
+        read(archive, archive / output, ("text", "pdf"))
+    assert sorted(row["path"] for row in read_rows(archive / output)) == sorted([*PAGES, "own.v1.pdf"])
 
 
-def test_whatever_a_page_raises_is_its_error(archive, tmp_path):
-    class Failing(Stub):
-        def read_page(self, pixels):
-            raise KeyError("unheard of")
-
-    pages = [row for row in rows_of(reader(tmp_path / "out", recognizer=Failing()), archive) if "sha256" in row]
-    assert all(row["error"] for row in pages) and len(pages) == 6
-    assert not list((tmp_path / "out" / ATTEMPTED).iterdir())
+def test_two_runs_into_one_output_are_refused(archive, tmp_path, without_ray):
+    (tmp_path / "out").mkdir()
+    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(RuntimeError, match="another run is writing"):
+        read(archive, tmp_path / "out")
+    assert len(read(archive, tmp_path / "out")) == 6
 
 
-def test_a_page_of_which_workers_died_is_given_up(archive, tmp_path):
-    class Watching(Stub):
-        def read_page(self, pixels):
-            (self.mark,) = (tmp_path / "out" / ATTEMPTED).iterdir()  # there while the page is read
-            return super().read_page(pixels)
-
-    (item,) = find_items(archive / "box" / "1.png")
-    watching = Watching()
-    worker = reader(tmp_path / "out", recognizer=watching)
-    first, _ = worker(item._asdict())
-    assert json.loads(first["json"])["error"] is None
-    watching.mark.write_bytes(b"." * ATTEMPTS)  # as it is after so many kills
-    first, _ = worker(item._asdict())
-    assert json.loads(first["json"])["error"] == f"{ATTEMPTS} workers died while they read this page"
+def test_what_is_in_a_folder_is_read_or_said(archive, tmp_path, capsys):
+    picture = (archive / "box" / "0.png").read_bytes()
+    for name in ("a.jfif", "b.JPE", "c.jp2", "d.svg", "e", "._f.png", "dir.png/g.png", "__MACOSX/h.png", ".x/i.png"):
+        (archive / name).parent.mkdir(exist_ok=True)
+        (archive / name).write_bytes(picture)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "j.png").write_bytes(picture)
+    (archive / "link").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked" / "circle").symlink_to(archive)
+    names = [item.name for item in find_items(archive)]
+    assert sorted(names) == sorted([*PAGES[:-1], "a.jfif", "b.JPE", "dir.png/g.png", "link/j.png"])
+    assert "1 of .jp2, 1 of .svg, 1 of none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", ["image", "bytes"])
-def test_a_data_set_is_read_row_by_row(tmp_path, layout):
-    images = []
-    for k in range(5):
-        Image.new("L", (30, 20), k).save(tmp_path / "one.png")
-        data = (tmp_path / "one.png").read_bytes()
-        images.append({"bytes": data, "path": None} if layout == "image" else data)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    pq.write_table(pa.table({"image": images, "text": list("abcde")}), folder / "train-0.parquet", row_group_size=2)
-    assert [item.row_group for item in find_items(folder)] == [0, 1, 2]
-    pages = [row for row in rows_of(reader(tmp_path / "out"), folder) if "sha256" in row]
-    assert [(row["path"], row["text"]) for row in pages] == [(f"train-0.parquet/{k}", str(k)) for k in range(5)]
+def test_a_name_that_is_no_utf_8_is_spelt_out(archive, tmp_path, without_ray):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (archive / "box" / "0.png").rename(archive / name)
+    except OSError:
+        pytest.skip("this file system takes none")
+    pages = read(archive, tmp_path / "out", ("alto",))
+    assert pages["caf\\xe9.png"]["text"] == "0" and (tmp_path / "out" / "caf\\xe9.png.alto.xml").exists()
+    (tmp_path / "pages.txt").write_bytes(os.fsencode(archive / name))
+    assert next(open_item(find_items(tmp_path / "pages.txt")[0])).pixels.shape == (20, 30)
 
 
-def test_a_source_can_be_a_list_a_file_or_nothing_of_use(archive, tmp_path):
+def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp_path, without_ray):
+    images = [(archive / "box" / f"{k}.png").read_bytes() for k in range(3)]
+    for layout in (images, [{"bytes": data, "path": None} for data in images]):
+        pq.write_table(pa.table({"image": layout}), archive / "train-0.parquet", row_group_size=2)
+        items = find_items(archive / "train-0.parquet")
+        assert [item.row_group for item in items] == [0, 1]
+        pages = [page for item in items for page in open_item(item)]
+        assert [(page.name, page.pixels[0, 0]) for page in pages] == [(f"train-0.parquet/{k}", k) for k in range(3)]
     listed = tmp_path / "pages.txt"
     listed.write_text(f"{archive}/box/0.png\n\n{archive}/two.tif\n")
     assert [item.path for item in find_items(listed)] == [f"{archive}/box/0.png", f"{archive}/two.tif"]
-    assert [item.name for item in find_items(archive / "two.tif")] == ["two.tif"]
-    listed.write_text("a.png\nb.png\na.png\n")
+    assert find_items(archive / "two.tif") == [Item("two.tif", str(archive / "two.tif"))]
+    listed.write_text("a.png\nb.png\n./a.png\n")
     with pytest.raises(DataError, match=r"a\.png is listed twice"):
         find_items(listed)
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "no.parquet")
     with pytest.raises(DataError, match="no column image, but text"):
         find_items(tmp_path / "no.parquet")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        find_items(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        with pytest.raises(FileNotFoundError, match=name):
+            find_items(tmp_path / name)
 
 
-def test_the_bar_counts_pages_broken_ones_and_unsure_lines(archive, tmp_path, capsys):
-    rows = rows_of(reader(tmp_path / "out"), archive)
-    assert list(show_progress(iter(rows), 5)) == rows
+def test_the_bar_counts_pages_broken_ones_and_unsure_lines(capsys):
+    rows = [{"sha256": "", "error": error, "lines": [{"confidence": 0.5}]} for error in ("no", None)] + [{"path": "a"}]
+    assert list(show_progress(iter(rows), 1)) == rows
     shown = capsys.readouterr().err
-    assert "5/5" in shown and "5 lines under 80% sure, 1 pages broken" in shown and "pages/min" in shown
+    assert "1/1" in shown and "2 lines under 80% sure, 1 pages broken" in shown and "pages/min" in shown
+
+
+def pdf(*sizes, picture=None):
+    """A PDF of pages so many points large."""
+    fpdf = pytest.importorskip("fpdf")
+    pytest.importorskip("pypdfium2")
+    made = fpdf.FPDF(unit="pt")
+    for size in sizes:
+        made.add_page(format=size)
+        if picture is not None:
+            made.image(picture, 0, 0, *size)
+    return bytes(made.output())
+
+
+def test_the_pages_of_a_pdf_are_drawn_at_200_dpi_or_as_fine_as_their_picture():
+    line = Image.fromarray(np.tile(np.repeat(np.array([[0, 255]], np.uint8), 50, axis=1), (50, 1)))
+    first, second = iter_pages(b"\n\n junk of a mail \n" + pdf((72, 36), (36, 72), picture=line), "two.pdf")
+    assert (first.pixels.shape, second.pixels.shape) == ((100, 200), (200, 100))
+    assert (first.name, second.name, first.dpi) == ("two.pdf", "two.pdf#2", 200)
+    assert first.pixels.dtype == np.uint8 and first.pixels[50, 40] < 10 and first.pixels[50, 160] > 245
+    (fine,) = iter_pages(pdf((24, 12), picture=line.resize((400, 200))), "fine.pdf")
+    assert fine.pixels.shape == (200, 400) and fine.dpi == pytest.approx(1200)
+
+
+def test_what_is_filled_into_a_form_is_drawn():
+    pytest.importorskip("pypdfium2")
+    form = b"""%PDF-1.7
+    1 0 obj <</Type/Catalog /Pages 2 0 R /AcroForm <</Fields [4 0 R]>> >> endobj
+    2 0 obj <</Type/Pages /Kids [3 0 R] /Count 1>> endobj
+    3 0 obj <</Type/Page /Parent 2 0 R /MediaBox [0 0 72 36] /Annots [4 0 R]>> endobj
+    4 0 obj <</Type/Annot /Subtype/Widget /FT/Tx /T(a) /V(b) /F 4 /Rect [0 0 72 36] /AP <</N 5 0 R>> >> endobj
+    5 0 obj <</Type/XObject /Subtype/Form /BBox [0 0 72 36] /Length 24>> stream
+0 0 0 rg 0 0 72 36 re f \nendstream endobj
+    trailer <</Root 1 0 R>>"""
+    (page,) = iter_pages(form, "form.pdf")
+    assert page.pixels.shape == (100, 200) and page.pixels.max() < 10
+
+
+def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
+    (error,) = iter_pages(pdf((72, 72))[:200], "cut.pdf")
+    assert re.match(r"cut\.pdf cannot be opened", str(error.pixels))
+    fine, huge = iter_pages(pdf((72, 72), (14_000, 14_000)), "huge.pdf")
+    assert fine.pixels.shape == (200, 200)
+    assert re.match(r"huge\.pdf, page 2, .*38889 x 38889", str(huge.pixels))
+    (many,) = iter_pages(pdf(*[(72, 72)] * 1001), "many.pdf")
+    assert "1,001 pages" in str(many.pixels)
+    bomb = pdf((72, 72), picture=Image.new("L", (10, 10)))
+    bomb = bomb.replace(b"/Width 10", b"/Width 90000").replace(b"/Height 10", b"/Height 90000")
+    (error,) = iter_pages(bomb, "bomb.pdf")
+    assert re.match(r"bomb\.pdf, page 1, .*90000 x 90000", str(error.pixels)), error
+    for data in (b"", b"no image", "nowhere.png"):
+        (error,) = iter_pages(data, "nowhere.png")
+        assert str(error.pixels).count("nowhere.png") == 1 and "bytes" not in str(error.pixels)
+
+
+def test_a_picture_says_its_resolution_unless_it_is_what_cameras_write():
+    for dpi, said in ((300, 300), (72, None), (None, None)):
+        buffer = io.BytesIO()
+        Image.new("L", (30, 20)).save(buffer, "TIFF", **({"dpi": (dpi, dpi)} if dpi else {}))
+        assert next(iter_pages(buffer.getvalue(), "a.tif")).dpi == said
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RuntimeError, match="Ray did not start"):
+        start_ray()
 
 
 @pytest.fixture(scope="module")
@@ -196,19 +258,10 @@ def ray():
     module.shutdown()
 
 
-class Deadly(Stub):
-    """Dies of a page, as of one that takes all memory."""
-
-    def read_page(self, pixels):
-        if pixels[0, 0] == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read_page(pixels)
-
-
 def test_killed_workers_lose_no_page_and_double_none_and_a_page_that_kills_them_is_given_up(ray, archive, tmp_path):
     for k in range(3, 12):
         Image.new("L", (30, 20), k).save(archive / "box" / f"{k}.png")
-    make, killed = functools.partial(Deadly, 0.3), set()
+    make, killed = functools.partial(Stub, 0.3, deadly=1), set()
     for row in read_archive(find_items(archive), tmp_path / "out", make, "m", workers=2):
         worker = int(row["worker"].rpartition(":")[2]) if "sha256" in row and row["error"] is None else None
         if worker and len(killed) < 2 and worker not in killed and psutil.pid_exists(worker):
@@ -219,17 +272,14 @@ def test_killed_workers_lose_no_page_and_double_none_and_a_page_that_kills_them_
     assert sorted(row["path"] for row in rows) == sorted([*PAGES, *(f"box/{k}.png" for k in range(3, 12))])
     errors = {row["path"]: row["error"] for row in rows if row["error"]}
     assert set(errors) == {"box/1.png", "broken.jpg"}
-    assert errors["box/1.png"] == f"{ATTEMPTS} workers died while they read this page"
-    other = list(read_archive(find_items(archive), tmp_path / "out", Stub, "another model", workers=1))
-    assert sum("sha256" in row for row in other) == 15
+    assert errors["box/1.png"] == "3 workers died while they read this page"
 
 
 DRIVER = """
-import sys
+import functools, sys
 from hwrlib.archive import bulk
 from hwrlib.archive.sources import find_items
 from hwrlib.tests.test_archive import Stub
-import functools
 bulk.PART_SECONDS = 0
 if __name__ == "__main__":
     for row in bulk.read_archive(find_items(sys.argv[1]), sys.argv[2], functools.partial(Stub, 0.3), "m", workers=2):
@@ -242,23 +292,21 @@ def test_a_killed_driver_is_followed_by_one_that_reads_the_rest(ray, archive, tm
         Image.new("L", (30, 20), k).save(archive / "box" / f"{k}.png")
     command = [sys.executable, "-c", DRIVER, str(archive), str(tmp_path / "out")]
     driver = subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True)
-    family = psutil.Process(driver.pid)
     for _ in itertools.islice(driver.stdout, 8):
         pass
-    children = family.children(recursive=True)
+    children = psutil.Process(driver.pid).children(recursive=True)
     driver.kill()
     driver.wait()
     driver.stdout.close()
-    before = read_rows(tmp_path / "out")
-    assert 2 <= len(before) < 15
+    before = {row["path"] for row in read_rows(tmp_path / "out") if row["error"] is None}
+    assert 2 <= len(before) < 14
     for process in children:  # without their driver, Ray's processes end by themselves, but only after some seconds
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    rows = [row for row in read_archive(find_items(archive), tmp_path / "out", Stub, "m", workers=1) if "sha256" in row]
-    assert len(rows) == 15 - len(before)
-    assert sorted(row["path"] for row in read_rows(tmp_path / "out")) == sorted(
-        {*PAGES, *(f"box/{k}.png" for k in range(12))}
-    )
+    rows = list(read_archive(find_items(archive), tmp_path / "out", Stub, "m", workers=1))
+    pages = {*PAGES, *(f"box/{k}.png" for k in range(12))}
+    assert {row["path"] for row in rows if "sha256" in row} == pages - before
+    assert sorted(row["path"] for row in read_rows(tmp_path / "out")) == sorted(pages)
 
 
 def test_a_half_written_part_is_no_part(tmp_path):

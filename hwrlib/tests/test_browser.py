@@ -1,7 +1,4 @@
-"""The app in a real browser, as a person uses it: alone and in chapter 7, driven in a headless Chromium.
-
-It needs Chromium with its driver and what `pip install .[browser]` brings; where one is missing it says so and skips.
-"""
+"""The app in a headless Chromium, as a person uses it: alone and in chapter 7; skipped where something is missing."""
 
 import importlib.util
 import json
@@ -76,18 +73,23 @@ def serve(place):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        own = {
-            f"{name}_DIR": str(place / name.lower()) for name in ("JUPYTER_CONFIG", "JUPYTER_DATA", "JUPYTER_RUNTIME")
-        }
+        own = {f"JUPYTER_{name}_DIR": str(place / f"jupyter_{name}".lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
         own |= {"HWR_DATA": "sample", "HWR_LINES": str(place / "lines"), "HWR_CHARTS": str(place / "runs")}
-        log = place / f"{command[0]}.log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--no-browser", f"--port={port}"],
-                cwd=place, env=os.environ | own | {"IPYTHONDIR": str(place / "ip")}, stdout=output, stderr=output,
-            )  # fmt: skip
+        command = [sys.executable, "-m", *command, "--no-browser", f"--port={port}"]
+        process = subprocess.Popen(command, cwd=place, env=os.environ | own | {"IPYTHONDIR": str(place / "ip")})
         started.append(process)
-        wait_until_up(f"http://127.0.0.1:{port}", process, log)
+
+        def answers(_):
+            assert process.poll() is None
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/nothing-here", timeout=5)
+            except urllib.error.HTTPError:  # not found: that is an answer
+                return True
+            except OSError:
+                return False
+            return True
+
+        wait(None, answers, "an answer of the server")
         return f"http://127.0.0.1:{port}"
 
     yield start
@@ -112,12 +114,11 @@ def browse(tmp_path):
         options.binary_location = shutil.which("chromium")
         for flag in (*FLAGS, f"user-data-dir={tmp_path / f'profile {len(drivers)}'}"):
             options.add_argument(f"--{flag}")
+        metrics = {"width": 390, "height": 844, "pixelRatio": 2, "touch": True}
         if phone:
-            metrics = {"width": 390, "height": 844, "pixelRatio": 2, "touch": True}
             options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
         options.page_load_strategy = "none"  # Voila's page is loaded only when the whole notebook has run
-        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-        driver = webdriver.Chrome(options, service)
+        driver = webdriver.Chrome(options, webdriver.ChromeService(executable_path=shutil.which("chromedriver")))
         drivers.append(driver)
         if not phone:
             metrics = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
@@ -145,20 +146,6 @@ def find(driver, selector):
         return next((element for element in driver.find_elements(by, selector) if element.is_displayed()), None)
 
     return wait(driver, shown, selector)
-
-
-def wait_until_up(address, process, log):
-    def answers(_):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{address}/nothing-here", timeout=5)
-        except urllib.error.HTTPError:  # not found: that is an answer
-            return True
-        except OSError:
-            return False
-        return True
-
-    wait(None, answers, f"{address} to answer")
 
 
 def kernel_is_idle(address):
@@ -287,7 +274,7 @@ def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone
 
     (tmp_path / "letter.pdf").write_bytes(b"%PDF-1.4")
     upload(driver, tmp_path / "letter.pdf")
-    wait_for(driver, ".hwr-error", "letter.pdf: this is a PDF")
+    wait_for(driver, ".hwr-error", "letter.pdf: this is no image that can be read")
     assert texts(driver) == []
     upload(driver, photo)
     wait(driver, lambda _: len(driver.find_elements(By.CSS_SELECTOR, ".hwr-picture rect")) == 3, "three boxes")

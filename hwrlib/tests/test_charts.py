@@ -1,10 +1,13 @@
-"""Charts are saved, shown with a text, and closed."""
+"""Charts are saved, shown with a text and without bands, and closed."""
 
+import base64
+import io
 import os
 import subprocess
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,44 +17,37 @@ from hwrlib import charts
 @pytest.fixture
 def shown(monkeypatch):
     calls = []
-    monkeypatch.setattr(charts, "display", lambda *arguments, **options: calls.append((arguments, options)))
+    monkeypatch.setattr(charts, "display", lambda data, **options: calls.append((data, options)))
     return calls
 
 
-def test_show_saves_at_150_dpi_and_displays_with_alt_text(tmp_path, monkeypatch, shown):
+def test_a_figure_is_saved_and_shown_with_a_text_in_the_same_bytes_each_time(tmp_path, monkeypatch, shown):
     monkeypatch.setenv("HWR_CHARTS", str(tmp_path / "new"))
     charts.style()
-    fig, axis = plt.subplots(figsize=(4, 2))
-    axis.plot([1, 2])
-    charts.show(fig, "09_chapter/line", "A rising line")
-    with Image.open(tmp_path / "new" / "09_chapter" / "line.png") as image:
-        assert image.size == (600, 300)
-        assert "Software" not in image.info
-    ((data,), options) = shown[0]
-    assert options["raw"]
-    assert options["metadata"]["image/png"]["alt"] == data["text/plain"] == "A rising line"
-    assert not plt.fignum_exists(fig.number)
-
-
-def test_the_same_figure_gives_the_same_bytes(tmp_path, monkeypatch, shown):
-    monkeypatch.setenv("HWR_CHARTS", str(tmp_path))
-    for name in ("first", "second"):
-        fig, axis = plt.subplots()
+    for name in ("09_chapter/line", "09_chapter/again"):
+        fig, axis = plt.subplots(figsize=(4, 2))
         axis.plot([3, 1, 2])
         charts.show(fig, name, "A zigzag")
-    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
-    assert shown[0][0][0]["image/png"] == shown[1][0][0]["image/png"]
+        assert not plt.fignum_exists(fig.number)
+    first, second = ((tmp_path / "new" / "09_chapter" / f"{name}.png").read_bytes() for name in ("line", "again"))
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.size == (600, 300) and "Software" not in image.info
+    (data, options), (again, _) = shown
+    assert options == {"raw": True, "metadata": {"image/png": {"alt": "A zigzag"}}} and data["text/plain"] == "A zigzag"
+    assert first == second and data["image/png"] == again["image/png"]
 
 
-def test_without_the_variable_charts_go_where_git_ignores_them():
+def test_a_ramp_of_greys_is_shown_without_bands_and_small(tmp_path, monkeypatch, shown):
+    monkeypatch.setenv("HWR_CHARTS", str(tmp_path))
+    fig = plt.figure(figsize=(8, 1), layout="none")
+    fig.figimage(np.tile(np.linspace(0, 1, 800), (100, 1)), cmap="gray")
+    charts.show(fig, "ramp", "From black to white")
+    png = base64.b64decode(shown[0][0]["image/png"])
+    levels = np.unique(np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(int))
+    assert np.diff(levels).max() <= 8 and len(png) < 10_000
+
+
+def test_charts_of_a_run_change_no_committed_file():
     told = subprocess.run(["git", "check-ignore", "-q", charts.FOLDER], cwd=Path(charts.__file__).parent)
-    assert told.returncode == 0
-
-
-def test_under_pytest_they_go_to_a_temporary_folder():
-    folder = Path(os.environ["HWR_CHARTS"])
-    assert folder.is_dir()
-    assert charts.FOLDER not in (folder, *folder.parents)
-    assert os.environ["HWR_DATA"] == "sample"
-    told = subprocess.run(["printenv", "HWR_CHARTS"], capture_output=True, text=True, check=True)  # as a kernel is told
-    assert told.stdout.strip() == str(folder)
+    assert told.returncode == 0 and os.environ["HWR_DATA"] == "sample"
+    assert charts.FOLDER not in Path(os.environ["HWR_CHARTS"], "x").parents

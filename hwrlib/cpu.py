@@ -1,9 +1,72 @@
-"""A convolution in a quarter of the multiplications, for float32 on a CPU (chapter 3)."""
+"""What makes a plain CPU faster: its best precision, memory that is kept, convolutions in tiles (chapters 3 and 6)."""
+
+import ctypes
+import sys
+import time
 
 import torch
 from torch import nn
 
-CHANNELS = 128  # of the input: where there are fewer, the tiles cost what they spare
+Device = str | torch.device
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KEPT = 2**30  # bytes of freed memory
+CHANNELS = 128  # that a convolution takes in: with fewer, the tiles cost what they spare
+
+
+def matmul_rate(dtype: torch.dtype, device: Device = "cpu", size: int = 1024, seconds: float = 0.05) -> float:
+    """Measured speed of matrix products in floating-point operations a second."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    a @ a
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        (a @ a).flatten()[0].item()
+        count += 1
+    return 2 * size**3 * count / elapsed
+
+
+def best_precision(device: Device = "cpu") -> str:
+    """The precision that is fast on this machine: "fp32", "bf16" or "fp16".
+
+    A GPU says by its compute capability (float16 before 8, bfloat16 since); a CPU is measured, since some take
+    bfloat16 but run it hundreds of times slower than float32.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+
+    def rate(dtype: torch.dtype, size: int) -> float:  # noise only slows, so the best of three
+        return max(matmul_rate(dtype, device, size, 0.02) for _ in range(3))
+
+    def gain(size: int) -> float:
+        return rate(torch.bfloat16, size) / rate(torch.float32, size)
+
+    # A small product first: where bfloat16 is very slow, a big one would take minutes.
+    return "bf16" if device.type == "cpu" and gain(128) > 0.5 and gain(1024) > 1.3 else "fp32"
+
+
+def keep_freed() -> None:
+    """Let this process keep up to 1 GiB that it has freed, where its C library is glibc (Linux); else do nothing.
+
+    PyTorch on a CPU asks for blocks of the same sizes in every step. glibc gives large blocks back to the system when
+    they are freed, and the system must zero each page before it lends it again. See mallopt(3). Chapter 6:
+    notebooks/06_analyse_the_errors.ipynb.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, KEPT)  # M_MMAP_THRESHOLD of malloc.h
+        mallopt(-1, KEPT)  # M_TRIM_THRESHOLD
+
+
+def tile(model: nn.Module, fixed: bool = False) -> None:
+    """Let a network compute its large convolutions in tiles, which is faster in float32 on a CPU.
+
+    Arguments:
+        model: a network with convolutions ``cnn``; its weights stay its own.
+        fixed: whether the weights will never change, so that they are transformed once.
+    """
+    for k, layer in enumerate(model.cnn):
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.in_channels >= CHANNELS:
+            model.cnn[k] = WinogradConv2d(layer, fixed)
 
 
 def _both_ways(matrix: list[list[int]], divisor: int = 1) -> torch.Tensor:
@@ -35,7 +98,7 @@ class WinogradConv2d(nn.Conv2d):
 
     Arguments:
         convolution: whose weights it shares and whose result it gives, in float32 to about five digits.
-        fixed: whether the weights will never change, so that they are transformed once.
+        fixed: as for :func:`tile`.
 
     >>> convolution, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 7, 10)
     >>> torch.allclose(WinogradConv2d(convolution)(x), convolution(x), atol=1e-4)
@@ -46,8 +109,7 @@ class WinogradConv2d(nn.Conv2d):
         # On "meta", so that no random weights are drawn: that would change the dropout of a training that reads.
         super().__init__(convolution.in_channels, convolution.out_channels, 3, padding=1, device="meta")
         self.weight, self.bias = convolution.weight, convolution.bias
-        kernels = _kernels(self.weight.detach()) if fixed else None
-        self.register_buffer("kernels", kernels, persistent=False)
+        self.register_buffer("kernels", _kernels(self.weight.detach()) if fixed else None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of maps (N, inputs, H, W): (N, outputs, H, W)."""
@@ -68,19 +130,14 @@ class _InTiles(torch.autograd.Function):
         return _multiply(tiles, _kernels(weight), x.shape) + bias[:, None, None]
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tiles, weight = ctx.saved_tensors
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:  # the gradient of the output, convolved with the kernels turned round
-            turned = _kernels(weight.flip(2, 3).transpose(0, 1))
-            of_x = _multiply(_transformed(gradient), turned, gradient.shape)
-        if ctx.needs_input_grad[1]:
-            outputs, inputs = weight.shape[:2]
-            products = tiles.transpose(1, 2) @ (OUTPUT.T @ _tiles(gradient, 4)).view(36, -1, outputs)
-            of_weight = (KERNEL.T @ products.view(36, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
-        if ctx.needs_input_grad[2]:
-            of_bias = gradient.sum((0, 2, 3))
-        return of_x, of_weight, of_bias
+        outputs, inputs = weight.shape[:2]
+        # Of the input: the gradient of the output, convolved with the kernels turned round.
+        of_x = _multiply(_transformed(gradient), _kernels(weight.flip(2, 3).transpose(0, 1)), gradient.shape)
+        products = tiles.transpose(1, 2) @ (OUTPUT.T @ _tiles(gradient, 4)).view(36, -1, outputs)
+        of_weight = (KERNEL.T @ products.view(36, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
+        return of_x, of_weight, gradient.sum((0, 2, 3))
 
 
 def _tiles(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -107,7 +164,6 @@ def _multiply(tiles: torch.Tensor, kernels: torch.Tensor, shape: torch.Size) -> 
     """The maps (N, outputs, H, W) that transformed tiles and kernels give; ``shape`` is (N, any, H, W)."""
     count, _, height, width = shape
     rows, columns = -(-height // 4), -(-width // 4)
-    products = tiles @ kernels
-    squares = (OUTPUT @ products.view(36, -1)).view(4, 4, count, rows, columns, -1)
+    squares = (OUTPUT @ (tiles @ kernels).view(36, -1)).view(4, 4, count, rows, columns, -1)
     maps = squares.permute(2, 3, 0, 4, 1, 5).reshape(count, 4 * rows, 4 * columns, -1)
     return maps[:, :height, :width].permute(0, 3, 1, 2)
