@@ -41,10 +41,10 @@ def read(options: argparse.Namespace) -> int:
     from hwrlib.archive.formats import render, write_page
     from hwrlib.archive.sources import iter_pages
     from hwrlib.images import MOST_BYTES
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     files, failed = _files(options), False
-    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     in_columns = options.format == "text" and (len(options.images) > 1 or any(map(os.path.isdir, options.images)))
     for file, name in files:
         for page in iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name):
@@ -100,10 +100,10 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.archive.bulk import read_archive, show_progress
     from hwrlib.archive.sources import find_items
     from hwrlib.model import weights_version
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    make = functools.partial(Recognizer.from_pretrained, options.weights, options.precision, options.decoder)
+    make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
     noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("lines") == []]
@@ -154,10 +154,10 @@ def evaluate(options: argparse.Namespace) -> int:
     from hwrlib.data import load_lines
     from hwrlib.metrics import per_line, report
     from hwrlib.model import weights_version
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     rows, prepared = load_lines(options.split, options.data), {}
-    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     for number in range(len(rows)):
         try:
             prepared[number] = recognizer.prepare(rows[number]["image"])

@@ -91,8 +91,6 @@ class PageReading:
 class Recognizer:
     """Reads images of handwritten lines and pages.
 
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
     Arguments:
         model: a trained network; it stays on its device. Its ``calibration`` makes confidences come true. What it
             learns later has no effect here: make a new Recognizer.
@@ -147,9 +145,6 @@ class Recognizer:
             kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
                 or one line is found on it.
             rotation: degrees clockwise, 0, 90, 180 or 270, by which to turn it to be read; None tries.
-
-        Raises:
-            ImageError, FileNotFoundError: as :func:`hwrlib.prepare`.
         """
         page, name = load_page(image), name_of(image)
         for state in self._iter_turned(page, name, kind, rotation or 0):
@@ -235,3 +230,10 @@ class Recognizer:
             log_probs = self._fused(scale(images.to(self.device)), widths)
         lengths = frames(widths)
         return log_probs[:, : lengths.max()].cpu(), lengths
+
+
+def load_recognizer(
+    weights: str | Path = WEIGHTS, decoder: str = "language", precision: str | None = None
+) -> Recognizer:
+    """The recognizer that the command line and the app read with: the beam with the language model, if told nothing."""
+    return Recognizer.from_pretrained(weights, precision, decoder)
