@@ -3,22 +3,14 @@
 import importlib
 from pathlib import Path
 
-__version__ = "0.1.0"
 SAMPLE = Path(__file__).parent / "samples"  # embedded, synthetic
 WEIGHTS = Path(__file__).parent / "weights"
 
 _HOMES = {
-    "Alphabet": "alphabet",
-    "AlphabetError": "alphabet",
-    "IAM": "alphabet",
-    "REFERENCE": "alphabet",
-    "DataError": "data",
-    "load_lines": "data",
-    "ImageError": "images",
-    "prepare": "images",
-    "undo": "images",
-    "CRNN": "model",
-    "load_reference_checkpoint": "model",
+    **dict.fromkeys(["Alphabet", "AlphabetError", "IAM", "REFERENCE"], "alphabet"),
+    **dict.fromkeys(["DataError", "load_lines"], "data"),
+    **dict.fromkeys(["ImageError", "prepare", "undo"], "images"),
+    **dict.fromkeys(["CRNN", "load_reference_checkpoint"], "model"),
     "Recognizer": "recognizer",
 }
 __all__ = ["SAMPLE", "WEIGHTS", *_HOMES]

@@ -12,21 +12,14 @@ class AlphabetError(ValueError):
 
 @dataclass(frozen=True)
 class Alphabet:
-    """The characters that a network can write, in label order.
+    """The characters that a network can write, in the order of CTC's labels (Graves et al., 2006).
 
-    Labels are those of CTC (Graves et al., 2006): 0 is the blank, ``k`` stands for ``characters[k - 1]``.
-    Text is brought to Unicode's composed form (NFC) first, so that an accent is part of its letter.
-    Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Raises:
-        AlphabetError: no string, an empty one, a character twice, or one that no line can show.
+    Text is brought to Unicode's composed form (NFC) first, so that an accent is part of its letter. An AlphabetError
+    refuses what is no string, an empty one, a character twice, or one that no line can show.
 
     >>> alphabet = Alphabet("abc ")
     >>> alphabet.encode("a cab"), alphabet.decode([1, 4, 3, 1, 2])
     ([1, 4, 3, 1, 2], 'a cab')
-    >>> alphabet.encode("cabbage")
-    Traceback (most recent call last):
-    hwrlib.alphabet.AlphabetError: 'eg' in 'cabbage': not in the alphabet. Correct the text, or drop them ...
     """
 
     characters: str

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 
 PAPER = 255
-FAINTEST = 90  # least mean ink of a varied line's strokes, of 255
 
 
 def augment(
@@ -12,21 +11,12 @@ def augment(
 ) -> np.ndarray:
     """The line as another pen, hand, sheet and scanner might have made it.
 
-    What shape, look and hidden parts buy: Wigington et al. (2017). Chapter 2: notebooks/02_prepare_the_images.ipynb.
+    What shape, look and hidden parts buy: Wigington et al. (2017). A ValueError refuses another line or strength.
 
     Arguments:
         line: uint8 (height, width), paper 255, ink near 0: a prepared line.
-        rng: a generator of the same seed gives the same result.
         strength: 0 (the line itself) to 2; 1 suits training.
         width_divisor: how many times the line was narrowed before; sideways changes are made smaller by it.
-
-    Raises:
-        ValueError: another type of line, or a strength out of range.
-
-    >>> line = np.full((128, 600), 255, np.uint8)
-    >>> line[40:90, 100:104] = 0
-    >>> augment(line, np.random.default_rng(7)).shape[0]
-    128
     """
     if line.dtype != np.uint8 or line.ndim != 2 or not 0 <= strength <= 2:
         raise ValueError(f"a uint8 line (height, width) and a strength of 0 to 2, not {line.dtype} and {strength}")
@@ -62,7 +52,7 @@ def vary(line: np.ndarray, rng: np.random.Generator, strength: float, width_divi
         curve = peak * (np.arange(256) / PAPER) ** (2.0 ** (strength * rng.uniform(-0.7, 0.4)))
         ink = cv2.LUT((ink + 0.5).astype(np.uint8), curve.astype(np.float32))
     if strokes.any():
-        ink *= max(1, FAINTEST / ink[strokes].mean())  # a hairline that was thinned and blurred stays legible
+        ink *= max(1, 90 / ink[strokes].mean())  # a hairline that was thinned and blurred stays legible
     if rng.random() < (0.3 if grey else 0.6):
         grain = (rng.random(ink.shape, dtype=np.float32) - np.float32(0.5)) * np.float32(strength * rng.uniform(3, 35))
         ink += grain + smooth_field(ink.shape, rng, pitch=48) * np.float32(strength * rng.uniform(0, 24))

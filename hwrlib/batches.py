@@ -35,11 +35,8 @@ class PreparedLine:
 def prepare_lines(rows, alphabet: Alphabet, width_divisor: float = 1.0, skip_bad: bool = False) -> list[PreparedLine]:
     """Prepare rows of ``image`` and ``text`` once, to be kept in memory as uint8 and never decoded again.
 
-    Chapter 4: notebooks/04_train_on_colab.ipynb.
-
-    Raises:
-        DataError: rows with an image that cannot be prepared, a text outside the alphabet, or more text than CTC can
-            write in so narrow a line. It names them all. ``skip_bad`` leaves them out and says so on standard error.
+    A DataError names all rows with an image that cannot be prepared, a text outside the alphabet, or more text than CTC
+    can write in so narrow a line; ``skip_bad`` leaves them out and says so on standard error.
     """
     lines, bad = [], []
     for number in tqdm(range(len(rows)), "preparing", leave=False, disable=len(rows) < 1000):
@@ -57,10 +54,7 @@ def prepare_lines(rows, alphabet: Alphabet, width_divisor: float = 1.0, skip_bad
 
 
 class AugmentedLines(Dataset):
-    """Prepared lines that look different in every epoch: line, ``epoch`` and seed decide how, also in a resumed run.
-
-    Chapter 4: notebooks/04_train_on_colab.ipynb.
-    """
+    """Prepared lines that look different in every epoch: line, ``epoch`` and seed decide how, also in a resumed run."""
 
     def __init__(self, lines: list[PreparedLine], augmentation: float = 1, width_divisor: float = 1, seed: int = 0):
         self.lines, self.augmentation, self.width_divisor, self.seed = lines, augmentation, width_divisor, seed
@@ -81,7 +75,7 @@ def replay(own: list[PreparedLine], general: list[PreparedLine], least: int = 32
     """Own lines, repeated where they are fewer than ``least``, and as many general ones, drawn by chance.
 
     Repeated lines differ by augmentation. The general ones keep the network from forgetting them: rehearsal (Robins,
-    "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995). Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
+    "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995), chapter 8.
     """
     if not own:
         raise DataError("there are no own lines to train on; give at least one")
@@ -127,18 +121,11 @@ def pad(pixels: Sequence[np.ndarray], multiple: int = 1) -> tuple[torch.Tensor, 
     """Lines (128, W) put together, padded on the right with paper: uint8 (N, 1, 128, W), and each line's own width.
 
     All get the width of the widest, rounded up to a multiple, so that few shapes recur and kernels are prepared once.
-    Chapter 2: notebooks/02_prepare_the_images.ipynb.
-
-    >>> images, widths = pad([np.full((128, 40), 255, np.uint8), np.zeros((128, 16), np.uint8)])
-    >>> images.shape, widths.tolist(), images[1, 0, 0, 15:17].tolist()
-    (torch.Size([2, 1, 128, 40]), [40, 16], [0, 255])
     """
     widths = torch.tensor([line.shape[1] for line in pixels])
     widest = -(-int(widths.max()) // multiple) * multiple
-    images = torch.full((len(pixels), 1, pixels[0].shape[0], widest), PAPER, dtype=torch.uint8)
-    for image, line in zip(images, pixels, strict=True):
-        image[0, :, : line.shape[1]] = torch.from_numpy(line)
-    return images, widths
+    lines = [np.pad(line, ((0, 0), (0, widest - line.shape[1])), constant_values=PAPER) for line in pixels]
+    return torch.from_numpy(np.stack(lines)[:, None]), widths
 
 
 def collate(lines: Sequence[PreparedLine], multiple: int = 1) -> Batch:
@@ -152,7 +139,6 @@ class BucketSampler(Sampler[list[int]]):
     """Batches of lines of like width, in an order shuffled anew each ``epoch``, so that little is spent on padding.
 
     The number of batches is a multiple of that of the processes which share them. Each line comes once an epoch.
-    Chapter 4: notebooks/04_train_on_colab.ipynb.
     """
 
     def __init__(self, widths: Sequence[int], batch_size: int, seed: int = 0, multiple: int = 1):

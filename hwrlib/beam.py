@@ -21,11 +21,7 @@ class Fusion:
 
     The network has learnt as well how frequent each character is. The prior is the product of these frequencies, and
     dividing by it takes them out once. The line's end counts as the end of its last word: the model's probability of a
-    space or an end there. Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015. Chapter 5:
-    notebooks/05_decode_with_ctc.ipynb.
-
-    Raises:
-        AlphabetError: the language model lacks a character of the alphabet.
+    space or an end there. Shallow fusion: Hannun et al., 2014; prior: Miao et al., 2015.
     """
 
     def __init__(self, alphabet: Alphabet, language: CharNgram, alpha: float = ALPHA, beta: float = BETA):
@@ -99,7 +95,7 @@ class PrefixBeam:
     """A decoder that reads each line as its most probable text: the paths to a text added up.
 
     Greedy's text always takes part, so that a beam of 2 or more never scores below it.
-    Hannun et al., 2014; without a language model Graves, 2012. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    Hannun et al., 2014; without a language model Graves, 2012.
 
     Arguments:
         language, alpha, beta: see :class:`Fusion`, whose weight is added to a text's log-probability.

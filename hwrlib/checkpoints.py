@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 
 from hwrlib.batches import PreparedLine
 from hwrlib.data import write_whole
+from hwrlib.model import refuse_bomb
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal
 
@@ -69,11 +71,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def save_state(accelerator: Accelerator, folder: Path, rest: dict) -> None:
-    """Write a state whole, then drop the one before: a kill at any moment leaves one to go on from.
-
-    Arguments:
-        rest: numbers and texts that belong to it; ``rest["progress"]["step"]`` names it.
-    """
+    """Write a state and the ``rest`` of it whole, then drop the one before: a kill leaves one to go on from."""
     state = folder / f"state-{rest['progress']['step']:09}"
 
     def write(new: Path) -> None:
@@ -87,12 +85,7 @@ def save_state(accelerator: Accelerator, folder: Path, rest: dict) -> None:
 
 
 def load_state(accelerator: Accelerator, folder: Path, made_of: dict) -> dict:
-    """Go on from the last state, and return its rest; of a stranger's no code is run, as ``weights_only`` reads it.
-
-    Raises:
-        FileNotFoundError: there is none.
-        TrainingError: it is damaged, or ``made_of`` in its rest is another.
-    """
+    """Go on from the last state, ``made_of`` the same, and return its rest; of a stranger's state no code is run."""
     if not states(folder):
         raise FileNotFoundError(f"{folder}: nothing to resume; start a run in this folder first")
     state, scaler = states(folder)[-1], accelerator.scaler
@@ -100,6 +93,8 @@ def load_state(accelerator: Accelerator, folder: Path, made_of: dict) -> dict:
         rest = json.loads((state / "rest.json").read_text())
         others = {name: rest["made_of"].get(name) for name in made_of if rest["made_of"].get(name) != made_of[name]}
         if not others:
+            for file in filter(zipfile.is_zipfile, state.iterdir()):
+                refuse_bomb(file)
             file = state / "scaler.pt"
             if scaler and not (file.exists() and torch.load(file, weights_only=True)):  # begun without float16
                 torch.save(scaler.state_dict(), file)

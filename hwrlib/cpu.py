@@ -10,7 +10,6 @@ from torch import nn
 Device = str | torch.device
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT = 2**30  # bytes of freed memory
-CHANNELS = 128  # that a convolution takes in: with fewer, the tiles cost what they spare
 
 
 def matmul_rate(dtype: torch.dtype, device: Device = "cpu", size: int = 1024, seconds: float = 0.05) -> float:
@@ -48,8 +47,7 @@ def keep_freed() -> None:
     """Let this process keep up to 1 GiB that it has freed, where its C library is glibc (Linux); else do nothing.
 
     PyTorch on a CPU asks for blocks of the same sizes in every step. glibc gives large blocks back to the system when
-    they are freed, and the system must zero each page before it lends it again. See mallopt(3). Chapter 6:
-    notebooks/06_analyse_the_errors.ipynb.
+    they are freed, and the system must zero each page before it lends it again. See mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
@@ -58,51 +56,36 @@ def keep_freed() -> None:
 
 
 def tile(model: nn.Module, fixed: bool = False) -> None:
-    """Let a network compute its large convolutions in tiles, which is faster in float32 on a CPU.
-
-    Arguments:
-        model: a network with convolutions ``cnn``; its weights stay its own.
-        fixed: whether the weights will never change, so that they are transformed once.
-    """
-    for k, layer in enumerate(model.cnn):
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.in_channels >= CHANNELS:
+    """Let a network compute large convolutions in tiles, faster in float32 on a CPU; ``fixed`` weights never change."""
+    for k, layer in enumerate(model.cnn):  # with fewer channels, the tiles cost what they spare
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and layer.in_channels >= 128:
             model.cnn[k] = WinogradConv2d(layer, fixed)
 
 
-def _both_ways(matrix: list[list[int]], divisor: int = 1) -> torch.Tensor:
+def _both_ways(*rows: list[int], divisor: int = 1) -> torch.Tensor:
     """The matrix that does to a square, its rows end to end, what this one does to its rows and to its columns."""
-    side = torch.tensor(matrix, dtype=torch.float64) / divisor
+    side = torch.tensor(rows, dtype=torch.float64) / divisor
     return torch.kron(side, side).float()
 
 
 # F(4, 3) of Lavin and Gray: B transposed of the input, G of the kernel, A transposed of the output.
 INPUT = _both_ways(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
 )
-KERNEL = _both_ways([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], 24)
-OUTPUT = _both_ways([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+KERNEL = _both_ways([6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24], divisor=24)
+OUTPUT = _both_ways([1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1])
 
 
 class WinogradConv2d(nn.Conv2d):
     """A 3 x 3 convolution, padded by 1, in tiles of 4 x 4 pixels: 36 multiplications where there were 144.
 
-    On a GPU, in 16 bits and for ONNX it is the plain convolution. Lavin and Gray, "Fast Algorithms for Convolutional
-    Neural Networks", 2016. Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Arguments:
-        convolution: whose weights it shares and whose result it gives, in float32 to about five digits.
-        fixed: as for :func:`tile`.
-
-    >>> convolution, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 7, 10)
-    >>> torch.allclose(WinogradConv2d(convolution)(x), convolution(x), atol=1e-4)
-    True
+    It shares the weights of a convolution and gives its result, in float32 to about five digits. On a GPU, in 16 bits
+    and for ONNX it is the plain one. Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016.
     """
 
     def __init__(self, convolution: nn.Conv2d, fixed: bool = False):

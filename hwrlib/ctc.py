@@ -15,11 +15,7 @@ STRIDE = 4  # pixels from one frame to the next
 
 
 def frames(width: int | torch.Tensor) -> int | torch.Tensor:
-    """Number of frames of a line, or of many: two poolings divide by 4, the last convolution takes one.
-
-    >>> frames(1700)
-    424
-    """
+    """Number of frames of a line, or of many: two poolings divide by 4, the last convolution takes one."""
     return width // STRIDE - 1
 
 
@@ -34,7 +30,7 @@ def check_fits(width: int, transcript: str, alphabet: Alphabet) -> None:
     if frames(width) < needed:
         raise ValueError(
             f"{width} px give {frames(width)} frames, but CTC needs {needed} for {transcript!r}: "
-            f"the image must be at least {STRIDE * (needed + 1)} px wide, or the transcript is not its own"
+            f"the image must be at least {STRIDE * (needed + 1)} px wide, or its transcript belongs to another line"
         )
 
 
@@ -100,15 +96,12 @@ def greedy(
 ) -> list[Reading]:
     """Read each line along its most probable path: each frame's best class, repeats merged, blanks dropped.
 
-    Best path decoding: Graves et al., 2006. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
+    Best path decoding: Graves et al., 2006. A ValueError refuses another alphabet's shape, NaN, and probabilities.
 
     Arguments:
         log_probs: (N, T, C) natural log-probabilities, class 0 the blank.
         lengths: (N,) frames that belong to each line; what follows is padding and not looked at.
         firsts: greedy's readings of these lines where the caller has them, which are then the answer.
-
-    Raises:
-        ValueError: shapes that do not match, another alphabet, NaN, or values that are no log-probabilities.
 
     >>> probabilities = [[[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]]
     >>> greedy(np.log(probabilities), [5], Alphabet("ab"))[0].text
@@ -137,17 +130,8 @@ greedy.name = "greedy"
 def forced_align(log_probs: ArrayLike, labels: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:
     """Find the most probable path of a known text through one line (Viterbi; Graves et al., 2006).
 
-    Chapter 5: notebooks/05_decode_with_ctc.ipynb.
-
-    Arguments:
-        log_probs: (T, C) natural log-probabilities.
-        labels: the text, as ``Alphabet.encode`` gives it.
-
-    Returns:
-        the path's log-probability, and (begin, end) frames of each label, end exclusive.
-
-    Raises:
-        ValueError: the frames are too few for the text.
+    From its (T, C) natural log-probabilities and the text's labels come the path's log-probability, and (begin, end)
+    frames of each label, end exclusive. A ValueError says where the frames are too few for the text.
 
     >>> forced_align(np.log([[0.1, 0.9], [0.9, 0.1], [0.2, 0.8]]), [1, 1])[1]
     [(0, 1), (2, 3)]

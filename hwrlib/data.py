@@ -21,7 +21,6 @@ from hwrlib import SAMPLE
 from hwrlib.images import load_page
 
 HUB = "Teklia/IAM-line"
-EXAMPLE = 58  # the validation line of the sample that a reader meets first: every decoder reads it right
 METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images of a folder, as `datasets` has it
 
 
@@ -42,7 +41,7 @@ class LineImage(datasets.Image):
 def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool = False) -> datasets.Dataset:
     """Load the lines of one split: ``image`` (PIL, grey, decoded when asked for), ``text``, and its ``origin``.
 
-    Other columns of text or numbers come with them. Chapter 1: notebooks/01_explore_the_lines.ipynb.
+    Other columns of text or numbers come with them.
 
     Arguments:
         split: "train", "validation" or "test"; any split name where the source is a path.
@@ -54,9 +53,6 @@ def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool 
     Raises:
         FileNotFoundError: no such path, or nothing of that split in it.
         DataError: a missing column, or rows without text or image: all of them are named.
-
-    >>> load_lines("validation", "sample")["text"][EXAMPLE - 1]
-    "The baker's oldest recipe calls"
     """
     if source == "iam":
         return _checked(datasets.load_dataset(HUB, split=split), f"{HUB}, {split}", skip_bad)
@@ -118,14 +114,7 @@ def refuse_rows(reasons: list[str], skip_bad: bool) -> None:
 
 
 def hold_out(lines: datasets.Dataset, every: int = 5) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Split two or more lines into those to learn from and those held out: one of ``every``, and at least one.
-
-    Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
-
-    >>> kept, held_out = hold_out(datasets.Dataset.from_dict({"text": list("abcdefg")}))
-    >>> kept["text"][:], held_out["text"][:]
-    (['a', 'b', 'c', 'd', 'f', 'g'], ['e'])
-    """
+    """Split two or more lines into those to learn from and those held out: one of ``every``, and at least one."""
     if len(lines) < 2:
         raise DataError(f"{len(lines)} line: one to learn from and one to check with is the least; correct some more")
     held = np.arange(len(lines)) % every == min(every, len(lines)) - 1
@@ -144,9 +133,8 @@ def training_lines(source: str | Path, skip_bad: bool = False) -> tuple[datasets
 def read_metadata(path: Path) -> list[tuple[Path, str]]:
     """The image and the text of each row of a ``metadata.jsonl`` or ``metadata.csv``, the texts as they are written.
 
-    Raises:
-        DataError: a row, named from 0, that is not of the format, not in UTF-8 or UTF-16, without ``file_name`` or
-            ``text``, that names a file outside the folder, or one that another row has with another text.
+    A DataError names the row, from 0, that is not of the format, not in UTF-8 or UTF-16, without ``file_name`` or
+    ``text``, that names a file outside the folder, or one that another row has with another text.
     """
     content, rows, seen = path.read_bytes(), [], {}
     utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel saves "Unicode text"
@@ -177,12 +165,7 @@ def read_metadata(path: Path) -> list[tuple[Path, str]]:
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The path of a file that is named, with "/" or the backslash of Windows, in a folder; refused where it leads out.
-
-    >>> inside("lines", "../secret.png")
-    Traceback (most recent call last):
-    hwrlib.data.DataError: the file name '../secret.png' leads out of lines: give one of a file in that folder
-    """
+    """The path of a file named with "/" or the backslash of Windows in a folder; refused where it leads out of it."""
     plain = name.replace("\\", "/")
     foreign = "\0" in name or PureWindowsPath(name).anchor or ".." in PurePosixPath(plain).parts
     # realpath follows links, and raises nothing where they lead in a circle.
@@ -195,9 +178,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file or folder beside ``path``, then put it in place: whoever looks finds the old or the new, no half.
 
     A folder that is there gets the new files one by one: of a run's weights only one file differs between two writings.
-
-    Raises:
-        OSError: it could not be written, for a full disk, say; what was there before is kept.
+    An OSError says that it could not be written, for a full disk, say; what was there before is kept.
     """
     new = path.with_name(f"{path.name}.new")
     try:

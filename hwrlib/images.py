@@ -17,7 +17,6 @@ LONGEST_SIDE = 32_766  # px: OpenCV's remap takes no more
 MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
 MOST_BYTES = 500_000_000  # of a file
 MOST_PAGES = 1000  # of a TIFF
-NEW_SUBFILE_TYPE = 254  # TIFF: 1 marks a smaller copy of another page, 4 a mask
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
 with contextlib.suppress(ImportError):  # HEIC, what iPhones save
     import pillow_heif
@@ -33,8 +32,6 @@ class ImageError(ValueError):
 def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Tensor:
     """Prepare the image of one line for the network: a float tensor (1, height, W) from -1 (ink) to +1 (paper).
 
-    Chapter 2: notebooks/02_prepare_the_images.ipynb.
-
     Arguments:
         image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4) of
             integers, or of floats from 0 to 1 or from 0 to 255.
@@ -42,7 +39,6 @@ def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Te
 
     Raises:
         ImageError: an empty, broken, non-finite or absurdly long image, or a page instead of a line.
-        FileNotFoundError: no such file.
 
     >>> prepare(np.full((64, 400), 255, np.uint8)).shape
     torch.Size([1, 128, 800])
@@ -85,7 +81,7 @@ def load_pages(image, name: str | None = None) -> Iterator[np.ndarray]:
                 return
             if number > MOST_PAGES:
                 raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; cut it up")
-            if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 5:
+            if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1 marks a smaller copy of another page, 4 a mask
                 yield _grey(image, f"{name}, page {number},")
 
 

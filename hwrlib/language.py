@@ -17,8 +17,6 @@ EMBEDDED = Path(__file__).parent / "weights" / "language.npz"
 class CharNgram:
     """Interpolated Kneser-Ney n-gram over the characters of an alphabet and the end of the line.
 
-    :func:`train_ngram` makes one, ``CharNgram.load`` reads one. Chapter 5: notebooks/05_decode_with_ctc.ipynb.
-
     Arguments:
         alphabet: whose characters it predicts.
         tables: for each order from 1, (keys, shares): the n-grams as ascending numbers in base ``alphabet.classes``,
@@ -83,16 +81,8 @@ class CharNgram:
 def train_ngram(texts: Iterable[str], alphabet: Alphabet = IAM, order: int = 6, prune: int = 1) -> CharNgram:
     """Estimate an n-gram by interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1999).
 
-    Chapter 5: notebooks/05_decode_with_ctc.ipynb.
-
-    Arguments:
-        texts: lines of text, of the alphabet's characters only; see ``Alphabet.drop``.
-        order: 1 to 6.
-        prune: n-grams of order 4 and more that were seen at most so many times are left to the shorter ones.
-
-    Raises:
-        AlphabetError: the alphabet lacks characters, which are named.
-        ValueError: no text, or another order.
+    The lines of text have the alphabet's characters only (see ``Alphabet.drop``), the order is 1 to 6; n-grams of order
+    4 and more that were seen at most ``prune`` times are left to the shorter ones.
     """
     lines = [alphabet.encode(text) for text in texts if text]
     if not lines or not 1 <= order <= 6:

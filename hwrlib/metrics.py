@@ -50,8 +50,6 @@ def _rate(errors: np.ndarray, lengths: np.ndarray) -> float:
 def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
     """Character error rate: insertions, deletions and substitutions (Levenshtein, 1966) over reference characters.
 
-    Chapter 6: notebooks/06_analyse_the_errors.ipynb.
-
     >>> [cer(["hello"], [text]) for text in ("helo", "hallo", "helloo", "hello")]  # helloo: 1/5, not 1/6
     [0.2, 0.2, 0.2, 0.0]
     """
@@ -185,10 +183,7 @@ def compare(
 
 
 def report(references: Sequence[str], predictions: Sequence[str]) -> dict:
-    """What may be published of a reading, ready for JSON: counts, rates, intervals, classes, confusions, merges.
-
-    No line and no transcript is in it: texts appear as single characters and as merges of at most three.
-    """
+    """What may be published of a reading, as JSON: counts, rates, intervals, mistakes of three characters at most."""
     table, lines = edits(references, predictions), per_line(references, predictions)
     closed = [list(map(without_spaces_before_punctuation, texts)) for texts in (references, predictions)]
     return {

@@ -35,18 +35,14 @@ def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -
 
 
 class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-non-commercial-research", tags=TAGS):
-    """Convolutional recurrent network for lines of handwriting, read by CTC (Shi et al., 2015; Puigcerver, 2017).
+    """Convolutional recurrent network for lines, 9.1 million weights, read by CTC (Shi et al., 2015; Puigcerver, 2017).
 
-    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the Hugging Face Hub's: model.safetensors and
-    config.json. Chapter 3: notebooks/03_build_the_crnn.ipynb.
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` are the Hugging Face Hub's.
 
     Arguments:
         alphabet: the characters it writes; one output class more for the blank.
         width_divisor: 1 to 8, what the width of its lines is divided by, for ``prepare``.
         calibration: for each decoder's name the [offset, slope], -100 to 100, of its confidence; see ``Recognizer``.
-
-    >>> sum(weights.numel() for weights in CRNN().parameters())
-    9141712
     """
 
     def __init__(self, alphabet: Alphabet = IAM, width_divisor: float = 1.0, calibration: dict | None = None):
@@ -77,9 +73,7 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
     def from_pretrained(cls, source: str | Path, **options) -> "CRNN":
         """The network saved in a folder, or under a name on the Hub; ``options`` are the Hub's, such as ``revision``.
 
-        Raises:
-            FileNotFoundError: OWNER/NAME is no folder and not to be had from the Hub.
-            WeightsError: a file that is missing, damaged or of another network.
+        A WeightsError names a file that is missing, damaged or of another network.
         """
         with _checked(_file(source, "config.json", **options), largest=200_000) as file:
             about = json.loads(file.read_text(encoding="utf-8"))
@@ -90,8 +84,8 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
     def _save_pretrained(self, save_directory: Path) -> None:
         """Save what the network is now; the mixin would write what it was made with."""
         super()._save_pretrained(save_directory)
-        about = {"width_divisor": self.width_divisor, "calibration": self.calibration}
-        about = {"alphabet": self.alphabet.characters, **about}
+        about = {"alphabet": self.alphabet.characters, "width_divisor": self.width_divisor}
+        about["calibration"] = self.calibration
         (save_directory / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor | None = None) -> torch.Tensor:
@@ -100,15 +94,12 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
         Arguments:
             images: (N, 1, 128, W) from -1 (ink) to +1 (paper); what lies beyond a line's width has no effect.
             widths: (N,) pixels on the CPU, each line's own width; all W where left out.
-
-        Raises:
-            ValueError: an image of another height, or too narrow for one frame.
         """
         widths = torch.full((len(images),), images.shape[-1]) if widths is None else widths
         return self.classify(self.features(images, widths), widths)
 
     def features(self, images: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
-        """The sequence (N, T, 256) that the convolutions hand to the BiLSTM; arguments and errors as in ``forward``."""
+        """The sequence (N, T, 256) that the convolutions hand to the BiLSTM; arguments as in ``forward``."""
         if images.ndim != 4 or images.shape[1:3] != (1, 128):
             raise ValueError(f"the network takes images (N, 1, 128, W), not {tuple(images.shape)}: use hwrlib.prepare")
         if (narrowest := int(widths.min())) < 8:
@@ -150,10 +141,7 @@ def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
 
 
 def fused(model: CRNN, winograd: bool = False) -> CRNN:
-    """A copy for reading: each convolution does the work of its batch norm, which spares a pass over the maps.
-
-    ``winograd`` tiles it as well, for float32 on a CPU. Chapter 3: notebooks/03_build_the_crnn.ipynb.
-    """
+    """A copy for reading, ``winograd`` in tiles: each convolution does its batch norm's work, a pass over maps less."""
     copied = copy.deepcopy(model).eval()
     for k, layer in enumerate(copied.cnn):
         if isinstance(layer, nn.BatchNorm2d):
@@ -164,10 +152,7 @@ def fused(model: CRNN, winograd: bool = False) -> CRNN:
 
 
 class AuxiliaryHead(nn.Module):
-    """In training, a second CTC head after the convolutions, which then learn without waiting for the LSTM.
-
-    Retsinas et al. (2022). Chapter 4: notebooks/04_train_on_colab.ipynb.
-    """
+    """A second CTC head in training: the convolutions learn without waiting for the LSTM (Retsinas et al., 2022)."""
 
     def __init__(self, model: CRNN):
         super().__init__()
@@ -185,7 +170,7 @@ def export_onnx(model: CRNN, path: str | Path) -> None:
     """Write the network as an ONNX file that reads one line of any width.
 
     Its input ``image`` is (1, 1, 128, W) from -1 (ink) to +1 (paper), as :func:`hwrlib.prepare` makes it; its output
-    ``log_probs`` is (1, T, classes). Chapter 9: notebooks/09_read_an_archive.ipynb.
+    ``log_probs`` is (1, T, classes).
     """
     if importlib.util.find_spec("onnx") is None:
         raise RuntimeError("the export needs the package onnx: pip install onnx")
@@ -201,27 +186,31 @@ def weights_version(source: str | Path) -> str:
 
 
 def load_reference_checkpoint(path: str | Path) -> CRNN:
-    """The reference's published ``best_model.pth`` as a CRNN, whatever a stranger has put into the file.
+    """The reference's published ``best_model.pth`` as a CRNN; a WeightsError where a stranger's file is no such thing.
 
-    torch's ``weights_only`` makes tensors, plain values and the one class allowed here, which holds data. What it would
-    take is refused first: compressed records, which can outgrow the file, a zip behind other data, in which torch may
-    see other records, and a ``bytearray``, which can have any length. Chapter 3: notebooks/03_build_the_crnn.ipynb.
-
-    Raises:
-        WeightsError: no such file, or no checkpoint of this network; the message names the file and says why.
+    torch's ``weights_only`` makes tensors, plain values and the one class allowed here, which holds data.
     """
     mapper = [(SimpleNamespace, "__main__.CharacterMapper")]
     with _checked(Path(path)) as file, torch.serialization.safe_globals(mapper):
-        with zipfile.ZipFile(file) as source:
-            records = source.infolist()
-            if records[0].header_offset or sum(record.file_size for record in records) > file.stat().st_size:
-                raise ValueError("compressed, or behind other data, as torch.save does not write it")
-            if any(b"bytearray" in source.read(r) for r in records if r.filename.lower().endswith("data.pkl")):
-                raise ValueError("a bytearray in it, which a checkpoint does not need")
+        refuse_bomb(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         labels = checkpoint["char_mapper"].char2idx
         alphabet = Alphabet("".join(c for c in sorted(labels, key=labels.get) if labels[c]))
         return _filled(CRNN(alphabet), checkpoint["model_state_dict"])
+
+
+def refuse_bomb(file: Path) -> None:
+    """Refuse what ``weights_only`` would take: a file of ``torch.save`` that fills the memory.
+
+    Compressed records can outgrow the file, torch may see other records in a zip behind other data, and a ``bytearray``
+    can have any length.
+    """
+    with zipfile.ZipFile(file) as source:
+        records = source.infolist()
+        if records[0].header_offset or sum(record.file_size for record in records) > file.stat().st_size:
+            raise ValueError("compressed, or behind other data, as torch.save does not write it")
+        if any(b"bytearray" in source.read(r) for r in records if r.filename.lower().endswith("data.pkl")):
+            raise ValueError("a bytearray in it, which a checkpoint does not need")
 
 
 def _file(source: str | Path, name: str, **options) -> Path:

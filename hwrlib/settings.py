@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-RANGES = {"epochs": (1, 1_000_000), "batch_size": (1, 4096), "ema_decay": (0, 1), "augmentation": (0, 2)}
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training does; the flags of ``python -m hwrlib train`` are its fields.
-
-    Chapter 4: notebooks/04_train_on_colab.ipynb.
+    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range.
 
     Arguments:
         epochs, minutes: the training ends at whichever comes first; None for no limit of minutes.
@@ -26,9 +22,6 @@ class Settings:
         seed: decides the first weights, the order of the lines, their augmentation and the dropout.
         precision: "fp32", "bf16" or "fp16"; None takes what is fast on this machine.
         frozen: whether the convolutions stay as they are (chapter 8).
-
-    Raises:
-        ValueError: a setting out of its range; both are named.
     """
 
     epochs: int = 100
@@ -48,7 +41,8 @@ class Settings:
     frozen: bool = False
 
     def __post_init__(self):
-        for name, (least, most) in RANGES.items():
+        ranges = {"epochs": (1, 1_000_000), "batch_size": (1, 4096), "ema_decay": (0, 1), "augmentation": (0, 2)}
+        for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number from {least:,} to {most:,}")
 

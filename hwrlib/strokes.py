@@ -7,7 +7,6 @@ import numpy as np
 
 from hwrlib.augment import PAPER, smooth_field
 
-LONGEST = 32  # a rendered line is at most so many heights wide
 FARTHEST = 100_000  # coordinates beyond this are no handwriting
 
 
@@ -15,17 +14,8 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     """Draw pen strokes as a line of ink on paper, uint8 (height, W), cropped as tightly as the lines of IAM.
 
     Pen width, pressure, tremor and ink vary from line to line; a line that climbs or falls is levelled first, and a
-    single "I" is a line as wide as high. Liwicki & Bunke (2005). Chapter 2: notebooks/02_prepare_the_images.ipynb.
-
-    Arguments:
-        strokes: pen-down strokes in writing order, each flat x0, y0, x1, y1, ... in any unit, y downwards.
-        rng: the source of chance; a generator of the same seed draws the same line.
-
-    Raises:
-        ValueError: no stroke, or one that is empty, of odd length, not finite or absurdly far out.
-
-    >>> render_strokes([[0, 0, 0, 100], [50, 50, 120, 50], [130, 98]], np.random.default_rng(1)).shape[0]
-    128
+    single "I" is a line as wide as high. Strokes are pen-down, in writing order, each flat x0, y0, x1, y1, ... in any
+    unit, y downwards. Liwicki & Bunke (2005).
     """
     if strokes is None or len(strokes) == 0:
         raise ValueError("there are no strokes to draw: give a list of them, each flat, x0, y0, x1, y1, ...")
@@ -39,8 +29,8 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     pen = height / 128 * rng.uniform(2.4, 5)
     margin = pen / 2 + height * rng.uniform(0.01, 0.03)
     inner = height - 2 * margin
-    # A dash has no height to scale by: its length bounds the scale; a dot keeps its size.
-    scale = min(inner / max(span[1], 1e-6), LONGEST * inner / max(span[0], 1e-6)) if span.any() else 1.0
+    # A dash has no height to scale by: its length, 32 heights at most, bounds the scale; a dot keeps its size.
+    scale = min(inner / max(span[1], 1e-6), 32 * inner / max(span[0], 1e-6)) if span.any() else 1.0
     width = max(1, int(np.ceil(span[0] * scale + 2 * margin)))
     offset = np.array([margin, (height - span[1] * scale) / 2])
     fine = 3  # drawn three times as large and reduced: OpenCV's pen widths are whole pixels

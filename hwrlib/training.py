@@ -18,10 +18,9 @@ from datasets import Dataset
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from hwrlib import batches, checkpoints
 from hwrlib.alphabet import IAM, Alphabet
-from hwrlib.batches import Batch, PreparedLine, prepare_lines
-from hwrlib.checkpoints import TrainingError, fingerprint
+from hwrlib.batches import AugmentedLines, Batch, BucketSampler, PreparedLine, load_batches, prepare_lines, replay
+from hwrlib.checkpoints import TrainingError, fingerprint, load_state, one_run, save_state, states, stop_signals
 from hwrlib.cpu import best_precision, keep_freed, tile
 from hwrlib.data import write_whole
 from hwrlib.metrics import cer, wer
@@ -32,7 +31,6 @@ from hwrlib.settings import PRESETS, Settings, learning_rate_at
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
 FIXED = ("batch_size", "seed", "aux_weight", "weight_decay", "frozen")  # what a run cannot change half-way
 SAVE_EVERY = 180  # seconds: an epoch takes hours on a CPU, and on a GPU less than its state takes to Google Drive
-FETCH_EVERY = 20  # steps on a GPU, which waits at each fetch
 
 
 def new_model(settings: Settings, alphabet: Alphabet = IAM, width_divisor: float = 1.0) -> CRNN:
@@ -65,7 +63,7 @@ def make_trainer(
     if replay_rows is not None:  # no more of them than can be drawn
         drawn = range(min(len(replay_rows), len(lines) + 32))
         general = prepare_lines(replay_rows.shuffle(seed=settings.seed).select(drawn), **about)
-    lines = batches.replay(lines, general, seed=settings.seed)
+    lines = replay(lines, general, seed=settings.seed)
     return Trainer(copy.deepcopy(start), lines, prepare_lines(held_out, **about), folder, settings, **options)
 
 
@@ -74,7 +72,7 @@ class Trainer:
 
     CTC (Graves et al., 2006) on Hugging Face Accelerate: CPU, GPU, several processes (``accelerate launch``).
     The folder holds ``best/`` (weights with the lowest validation CER, for ``CRNN.from_pretrained``), ``state-STEPS/``
-    (all to go on from), ``history.csv`` and ``settings.json``. Chapter 4: notebooks/04_train_on_colab.ipynb.
+    (all to go on from), ``history.csv`` and ``settings.json``.
 
     Arguments:
         resume: go on with the run in the folder, which must hold none otherwise.
@@ -109,7 +107,7 @@ class Trainer:
             dataloader_config=DataLoaderConfiguration(even_batches=False, non_blocking=True),
         )
         self.main, device = self.accelerator.is_main_process, self.accelerator.device
-        self.fetch_every = FETCH_EVERY if device.type == "cuda" else 1
+        self.fetch_every = 20 if device.type == "cuda" else 1  # steps: a GPU waits at each fetch
         torch.manual_seed(settings.seed)
         # channels_last is for 16 bits: in float32 a CPU (AVX2) trains in 0.75 of the time without it.
         self.model = model.to(device, memory_format=torch.channels_last if half else torch.contiguous_format)
@@ -124,9 +122,9 @@ class Trainer:
         own = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)  # whose rate each step takes over
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(own, factor=0.5, patience=3)
         widths, processes = [line.pixels.shape[1] for line in lines], self.accelerator.num_processes
-        self.lines = batches.AugmentedLines(lines, settings.augmentation, model.width_divisor, settings.seed)
-        self.sampler = batches.BucketSampler(widths, settings.batch_size, settings.seed, processes)
-        loader = batches.load_batches(self.lines, self.sampler, device.type == "cuda")
+        self.lines = AugmentedLines(lines, settings.augmentation, model.width_divisor, settings.seed)
+        self.sampler = BucketSampler(widths, settings.batch_size, settings.seed, processes)
+        loader = load_batches(self.lines, self.sampler, device.type == "cuda")
         self.trainee, self.optimizer, self.loader = self.accelerator.prepare(trainee, optimizer, loader)
         self.ema = self.accelerator.prepare_model(ema, device_placement=False, evaluation_mode=True)  # saved as well
         self.averaged = ema.module
@@ -134,18 +132,18 @@ class Trainer:
         self.made_of |= {"set of lines": fingerprint(lines), "set of validation lines": fingerprint(validation)}
         self.made_of |= {name: getattr(settings, name) for name in FIXED} | {"number of processes": processes}
         if resume:
-            rest = checkpoints.load_state(self.accelerator, self.folder, self.made_of)
+            rest = load_state(self.accelerator, self.folder, self.made_of)
             self.progress, self.history, self.saved = rest["progress"], rest["history"], rest["progress"]["seconds"]
             for row in self.history:
                 self.plateau.step(row["cer"])
-        elif checkpoints.states(self.folder) or (self.folder / "best").exists():
+        elif states(self.folder) or (self.folder / "best").exists():
             raise FileExistsError(f"{self.folder} holds a run: resume it, or give another folder")
 
     def run(self, bar: bool = True) -> CRNN:
         """Train to the end of the epochs, the minutes or the patience, or to Ctrl-C; return the averaged network."""
         now = self.progress
-        alone = checkpoints.one_run(self.folder) if self.main else contextlib.nullcontext()
-        with alone, checkpoints.stop_signals() as signals:
+        alone = one_run(self.folder) if self.main else contextlib.nullcontext()
+        with alone, stop_signals() as signals:
             if self.settings.patience and not self.history and not now["step"]:
                 self._end_epoch()  # epoch 0: the weights it starts from, which stay the best if no epoch beats them
             while now["epoch"] < self.settings.epochs and (now["batch"] or not self._over()):
@@ -254,7 +252,7 @@ class Trainer:
         self.saved = self.progress["seconds"]
         if self.main:
             rest = {"made_of": self.made_of, "progress": self.progress, "history": self.history}
-            checkpoints.save_state(self.accelerator, self.folder, rest)
+            save_state(self.accelerator, self.folder, rest)
             settings, history = json.dumps(asdict(self.settings), indent=2), pd.DataFrame(self.history, columns=COLUMNS)
             write_whole(self.folder / "settings.json", lambda file: file.write_text(settings + "\n"))
             write_whole(self.folder / "history.csv", lambda file: history.to_csv(file, index=False))

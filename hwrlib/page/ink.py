@@ -10,14 +10,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-AREA = 1_500_000  # pixels looked at: a page of 40 lines still has 35 rows a line
 FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 PAPER = 41  # px of the reduced scale: wider than any stroke
 SHEET = 6  # the sheet's border is sought on a picture so many times smaller again
-SKEWS = np.arange(-15, 15.01, 0.5)  # degrees
-DENSEST = 0.3  # the share of ink beyond which a picture is no page of writing
-RULED = 0.12  # the share of rulings in what is dark; on IAM's clean lines it is 0.09 at the most
-MARGIN = 1 / 8  # of the picture's height, above and below; 0.07 at the most on IAM's clean lines
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -37,7 +32,7 @@ class Level(NamedTuple):
         """Whether much paper is both above and below the levelled ink; a tilted line has it, too."""
         rows, height = np.flatnonzero(self.ink.any(axis=1)), self.paper.shape[0]
         added = (self.ink.shape[0] - height) / 2  # rows that the rotation added above, and as many below
-        return min(rows[0], self.ink.shape[0] - 1 - rows[-1]) - added > MARGIN * height
+        return min(rows[0], self.ink.shape[0] - 1 - rows[-1]) - added > height / 8  # IAM's: 0.07 at most
 
     def on_page(self, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
         """(x, y) on the page of N places in `ink`, (N, 2)."""
@@ -46,7 +41,7 @@ class Level(NamedTuple):
 
 def level_ink(page: np.ndarray) -> Level | None:
     """The ink of a page, uint8 (H, W), tilted by up to 15 degrees, made level; None where no writing can be."""
-    scale = min(1.0, (AREA / page.size) ** 0.5)
+    scale = min(1.0, (1_500_000 / page.size) ** 0.5)  # a page of 40 lines still has 35 rows a line
     if min(page.shape) * scale < 8:
         return None
     small = page if scale == 1 else cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -54,7 +49,7 @@ def level_ink(page: np.ndarray) -> Level | None:
         page, small = 255 - page, 255 - small
     contrast, paper, sheet = contrast_to_paper(small)
     faint, strong = thresholds(contrast)
-    if not 0 < (contrast > strong).mean() < DENSEST:
+    if not 0 < (contrast > strong).mean() < 0.3:  # with more ink it is no page of writing
         return None
     matrix, size = rotation(contrast.shape, find_skew(contrast > strong))
     contrast, sheet = (cv2.warpAffine(picture, matrix, size) for picture in (contrast, sheet))
@@ -136,7 +131,7 @@ def find_skew(ink: np.ndarray) -> float:
         profile = np.bincount(rows.astype(int)).astype(float)
         return (np.diff(profile) ** 2).sum() * (1 - 0.02 * abs(angle))
 
-    best = max(SKEWS, key=sharpness)
+    best = max(np.arange(-15, 15.01, 0.5), key=sharpness)
     return float(max(best + np.arange(-0.4, 0.41, 0.1), key=sharpness))
 
 

@@ -15,9 +15,8 @@ from numpy.polynomial import Polynomial
 from PIL import Image
 
 from hwrlib.images import load_page
-from hwrlib.page.ink import RULED, SQUARE, Level, baseline_row, estimate_x_height, is_written, level_ink, spread
+from hwrlib.page.ink import SQUARE, Level, baseline_row, estimate_x_height, is_written, level_ink, spread
 
-OUTLINE = 17  # places along an edge: enough to follow a curved line
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
 
 
@@ -64,16 +63,7 @@ class Curve(NamedTuple):
 
 
 def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[PageLine]:
-    """Find the lines of handwriting on a scan or photo of a page, from top to bottom; lines side by side are one.
-
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
-    Arguments:
-        page: whatever :func:`hwrlib.images.load_page` takes, up to 100 megapixels; tilted by up to 15 degrees.
-
-    Raises:
-        ImageError, FileNotFoundError: as :func:`hwrlib.images.prepare`.
-    """
+    """Find the lines of a page, tilted by 15 degrees at most, from top to bottom; those side by side are one."""
     level = level_ink(load_page(page))
     return [] if level is None else cut_lines(level)
 
@@ -85,7 +75,7 @@ def crop_line(picture: np.ndarray) -> PageLine | None:
     """
     level = level_ink(picture)
     tall = picture.shape[0] > picture.shape[1]
-    if level is None or not (tall or level.ruled > RULED or level.has_margins()):
+    if level is None or not (tall or level.ruled > 0.12 or level.has_margins()):  # IAM's: 0.09 at most
         return None
     lines = cut_lines(level)
     return None if tall and len(lines) > 1 else max(lines, key=lambda line: line.image.size, default=None)
@@ -241,7 +231,7 @@ def cut(level: Level, mask: np.ndarray, curve: Curve, x_height: int) -> PageLine
     mask = mask[top:bottom].astype(np.uint8)
     foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
-    along = np.linspace(columns[0], columns[-1] + level.scale, OUTLINE)
+    along = np.linspace(columns[0], columns[-1] + level.scale, 17)  # enough places to follow a curved line
     upper, lower, baseline = (
         level.on_page(along - level.scale / 2, curve.at(along) + row - level.scale / 2).clip(0, level.page.shape[::-1])
         for row in (rows[0], rows[-1] + level.scale, baseline_row(height))

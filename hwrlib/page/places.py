@@ -71,7 +71,6 @@ def place_characters(
 
     A letter takes the ink in its columns, for it may hang together with its neighbours; a mark such as a comma takes
     the last pieces that lie mostly in its columns or in those of the space before it, since CTC often sees it late.
-    Chapter 9: notebooks/09_read_an_archive.ipynb.
     """
     if not characters:
         return ()

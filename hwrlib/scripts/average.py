@@ -11,11 +11,7 @@ EXACT = "cnn.0.weight"  # the text hangs on the first convolution: it stays in f
 
 
 def average(models: list[CRNN]) -> CRNN:
-    """The mean of networks' weights and statistics: model soups (Wortsman et al., 2022).
-
-    Raises:
-        ValueError: networks that differ in alphabet or width divisor.
-    """
+    """The mean of the weights and statistics of networks alike: model soups (Wortsman et al., 2022)."""
     if len({(model.alphabet, model.width_divisor) for model in models}) > 1:
         raise ValueError("these networks differ in alphabet or width divisor: they cannot be averaged")
     mean = CRNN(models[0].alphabet, models[0].width_divisor, models[0].calibration)

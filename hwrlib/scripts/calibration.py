@@ -38,12 +38,11 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
 def main(arguments: list[str] | None = None) -> None:
     """Read the lines with each decoder, fit, and write once all are fitted."""
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.calibration", description=__doc__)
-    parser.add_argument("data", help='lines that no training has seen: "iam", "sample", or a path')
-    parser.add_argument("--split", default="validation", help="default: %(default)s; never the lines of the test")
+    parser.add_argument("data", help='whose validation lines to read: "iam", "sample", or a path')
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weights (default: the embedded)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
     options = parser.parse_args(arguments)
-    lines, model = load_lines(options.split, options.data), CRNN.from_pretrained(options.weights)
+    lines, model = load_lines("validation", options.data), CRNN.from_pretrained(options.weights)
     model.calibration, fits = {}, {}  # confidences are then those of the decoders
     for decoder in ("greedy", "beam", "language"):
         readings = Recognizer(model, options.precision, decoder).read_lines(lines["image"])

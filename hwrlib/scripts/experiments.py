@@ -25,6 +25,7 @@ from hwrlib.training import Trainer, make_trainer
 RECIPE = {"epochs": 1, "batch_size": 4, "learning_rate": 5e-4, "warmup": 50}
 RECIPE |= {"ema_decay": 0.995, "aux_weight": 0.2, "augmentation": 0.6}
 SHARES = {"strokes": 0.4, "as_written": 0, "numbers": 0.08}  # of the lines of a run; the others are IAM's
+LINES = 1200  # that each run of the ablation sees
 CHANGES = {  # other settings or shares; None: the weights as they are
     "start": None,
     "the recipe": {},
@@ -46,11 +47,7 @@ Runs = Iterator[tuple[dict, Callable[[], dict | None]]]
 
 
 def record(table: Path, runs: Runs, alike: dict) -> None:
-    """Do each run that a table lacks and add its row; a run that gives none was stopped, and ends it.
-
-    Raises:
-        DataError: a table of other weights, or of another precision.
-    """
+    """Do each run that a table lacks and add its row; a run that gives none was stopped, and ends it."""
     as_text = {"weights": str, "writer": str}
     rows = pd.read_csv(table, dtype=as_text).to_dict("records") if table.exists() else []
     if any(not alike.items() <= row.items() for row in rows):
@@ -66,24 +63,20 @@ def record(table: Path, runs: Runs, alike: dict) -> None:
 
 
 def ablation(options: argparse.Namespace) -> Runs:
-    """A run for each of ``CHANGES``, over as many lines, and beside the table each validation line's wrong characters.
-
-    Ablation studies: Newell, 1975. Chapter 4: notebooks/04_train_on_colab.ipynb.
-    """
+    """A run for each of ``CHANGES``, over as many lines; and each validation line's wrong characters."""
     start, errors = CRNN.from_pretrained(options.weights), options.out / "ablation_errors.csv"
     prepare = functools.partial(prepare_lines, alphabet=start.alphabet, width_divisor=start.width_divisor)
     files = dict(zip(["iam", *SHARES], [options.data, *options.extra], strict=True))
-    sources, validation = {}, prepare(load_lines("validation", options.data))
+    source = functools.cache(lambda name: prepare(load_lines("train", files[name])))
+    validation = prepare(load_lines("validation", options.data))
 
     def train(change: dict | None) -> dict | None:
         model, row = CRNN.from_pretrained(options.weights), {"lines": 0, "steps": 0, "minutes": 0.0}
         if change is not None:
             shares, lines = {name: change.get(name, share) for name, share in SHARES.items()}, []
             for name, share in (shares | {"iam": 1 - sum(shares.values())}).items():
-                if share and name not in sources:
-                    sources[name] = prepare(load_lines("train", files[name]))
-                order = np.random.default_rng(0).permutation(len(sources[name])) if share else []
-                lines += [sources[name][k] for k in order[: round(share * options.lines)]]
+                order = np.random.default_rng(0).permutation(len(source(name))) if share else []
+                lines += [source(name)[k] for k in order[: round(share * LINES)]]
             if "vary" in change:  # here, since the training hides parts as well
                 rng, divisor = np.random.default_rng(0), model.width_divisor
                 lines = [replace(line, pixels=vary(line.pixels, rng, change["vary"], divisor)) for line in lines]
@@ -99,17 +92,14 @@ def ablation(options: argparse.Namespace) -> Runs:
         read = per_line([line.text for line in validation], [reading.text for reading in readings])
         counts = pd.read_csv(errors) if errors.exists() else read[["characters"]]
         counts.assign(**{name: read.errors for name in CHANGES if CHANGES[name] is change}).to_csv(errors, index=False)
-        row["cer"] = round(read.errors.sum() / read.characters.sum(), 5)
-        return row | {"wer": round(read.word_errors.sum() / read.words.sum(), 5)}
+        rates = {"cer": read.errors.sum() / read.characters.sum(), "wer": read.word_errors.sum() / read.words.sum()}
+        return row | {name: round(rate, 5) for name, rate in rates.items()}
 
     return (({"change": name}, functools.partial(train, change)) for name, change in CHANGES.items())
 
 
 def personal(options: argparse.Namespace) -> Runs:
-    """Runs that learn 0 to 40 lines of a writer and read that writer's other lines, and lines of everyone else.
-
-    A fifth of the lines given is held out to choose the best epoch. Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
-    """
+    """Runs that learn 0 to 40 lines of a writer and read that writer's other lines, and lines of everyone else."""
     lines, general = load_lines("validation", options.data), load_lines("train", options.data)
     order = np.random.default_rng(0).permutation(len(lines))
     writers = np.array(lines["writer"])[order]
@@ -145,12 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("kind", choices=["ablation", "personal"])
     parser.add_argument("out", type=Path, help="folder of the tables, such as notebooks/recorded")
     parser.add_argument("data", help="folder of the IAM lines; personal needs their column writer")
-    parser.add_argument(
-        "extra", nargs="*", help="for ablation: parquet files of strokes, strokes --as-written, numbers"
-    )
+    parser.add_argument("extra", nargs="*", help="ablation: parquet files of strokes, strokes --as-written, numbers")
     parser.add_argument("--weights", default=WEIGHTS, help="the weights to start from (default: the embedded)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
-    parser.add_argument("--lines", type=int, default=1200, help="that each run of the ablation sees")
     options = parser.parse_args(arguments)
     options.precision = options.precision or best_precision()
     runs = {"ablation": ablation, "personal": personal}[options.kind](options)

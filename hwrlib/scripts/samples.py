@@ -1,7 +1,6 @@
-"""Make the embedded synthetic lines and page again, or more synthetic lines of numbers and names to train on.
+"""Make the embedded synthetic lines and page again, or lines of numbers and names: ``pip install fonttools brotli``.
 
-The texts are our own (``sentences.txt``), the hands OFL fonts that npm fetches into a folder that is thrown away:
-``pip install fonttools brotli``. One seed decides everything: the same library versions write the same files.
+The texts are our own, the hands OFL fonts that npm fetches. The same library versions write the same files.
 """
 
 import argparse
@@ -18,8 +17,11 @@ import datasets
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hwrlib.data import load_lines
+
 FOLDER = Path(__file__).parents[1] / "samples"
 SEED, NUMBERS_SEED = 1837, 91
+EXAMPLE = 58  # the validation line that is a picture as well
 FONTS = {  # npm packages by hand; "train" hands also write two thirds of the other splits
     "train": "annie-use-your-telescope architects-daughter bad-script beth-ellen caveat cedarville-cursive "
     "covered-by-your-grace dancing-script dawning-of-a-new-day dekko gaegu give-you-glory handlee indie-flower kalam "
@@ -28,7 +30,6 @@ FONTS = {  # npm packages by hand; "train" hands also write two thirds of the ot
     "validation": "gloria-hallelujah hi-melody marck-script meddon neucha swanky-and-moo-moo waiting-for-the-sunrise",
     "test": "gochi-hand just-me-again-down-here mr-de-haviland pangolin playpen-sans reenie-beanie ruthie",
 }
-VERSIONS = {"qwigley": "5.2.8"}  # every other package is 5.3.0
 PAGE_FONT = "nothing-you-could-do"
 EM, BASELINE = 88, 211  # pixels per em while drawing, and the row of the drawing on which the words stand
 LONGEST = 64  # characters a line, about
@@ -39,33 +40,29 @@ WORDS = {
     "lor,mar,mel,mil,nor,ol,or,per,quin,ran,ros,sel,shaw,ston,ter,thor,ul,van,vic,wal,wen,wick,win,wood,york,zel",
 }
 NUMBERS = "<1-99>|<1-99>|<1500-2029>|<large>|<share>|<1-12>.<00-59>|<1-3>/<2-8>|<1-19>-<20-98>|<100-999>"
-PHRASES = (  # what IAM is short of, spaced as its transcripts are
-    "<number> <unit>|<month> <1-31> , <1500-2029>|in <1500-2029> ,|( <number> )|No. <1-299>|Fig. <1-39>|<name>|"
-    "<name> and <name>|<name>'s|<WORD> <WORD>|<Word> <word>|<number> <word>"
-)
+PHRASES = "<number> <unit>|<month> <1-31> , <1500-2029>|in <1500-2029> ,|( <number> )|No. <1-299>|Fig. <1-39>|<name>"
+PHRASES += "|<name> and <name>|<name>'s|<WORD> <WORD>|<Word> <word>|<number> <word>"  # what IAM is short of
 # Habits of a hand, as factors of the drawing: gap between words, slant, pen width, size and stretch.
 PAGE_WRITER = {"gap": 1.2, "slant": 0.08, "pen": 0.035, "size": 0.36, "stretch": 1.0}
 HABITS = {"gap": (0.9, 1.6), "pen": (0.02, 0.05), "size": (0.7, 1.05), "stretch": (0.92, 1.12)}  # of any other
 
 
-def read_sentences(path: Path = FOLDER / "sentences.txt") -> dict[str, list[str]]:
+def read_sentences() -> dict[str, list[str]]:
     """Paragraphs of each section of ``sentences.txt``, by split (and "page")."""
-    sections = re.split(r"^\[(\w+)\]$", path.read_text(encoding="utf-8"), flags=re.M)[1:]
+    sections = re.split(r"^\[(\w+)\]$", (FOLDER / "sentences.txt").read_text(encoding="utf-8"), flags=re.M)[1:]
     return {name: text.strip().split("\n") for name, text in zip(sections[::2], sections[1::2], strict=True)}
 
 
 def wrap(text: str, length: float) -> list[str]:
     """Break a text into lines of about ``length`` characters, evenly, as a writer fills a page."""
-    words, lines = text.split(" "), []
+    lines, done = [[]], 0
     target = len(text) / max(round(len(text) / length), math.ceil(len(text) / LONGEST))
-    done = 0
-    for word in words:
-        if not lines or done + len(word) / 2 > target * len(lines):
-            lines.append(word)
-        else:
-            lines[-1] += " " + word
+    for word in text.split(" "):
+        if done + len(word) / 2 > target * len(lines) and lines[0]:
+            lines.append([])
+        lines[-1].append(word)
         done += len(word) + 1
-    return lines
+    return [" ".join(line) for line in lines]
 
 
 def fetch_fonts(folder: Path) -> dict[str, tuple[Path, set[str]]]:
@@ -73,11 +70,10 @@ def fetch_fonts(folder: Path) -> dict[str, tuple[Path, set[str]]]:
     from fontTools.pens.boundsPen import BoundsPen
     from fontTools.ttLib import TTFont
 
-    names = " ".join(FONTS.values()).split()
+    fonts, names = {}, " ".join(FONTS.values()).split()
     (folder / "package.json").write_text('{"private": true}')
-    packages = [f"@fontsource/{name}@{VERSIONS.get(name, '5.3.0')}" for name in names]
+    packages = [f"@fontsource/{name}@{'5.2.8' if name == 'qwigley' else '5.3.0'}" for name in names]
     subprocess.run(["npm", "install", "--ignore-scripts", "--silent", *packages], cwd=folder, check=True)
-    fonts = {}
     for name in names:
         font = TTFont(folder / "node_modules" / "@fontsource" / name / "files" / f"{name}-latin-400-normal.woff2")
         font.flavor = None
@@ -93,9 +89,8 @@ def fetch_fonts(folder: Path) -> dict[str, tuple[Path, set[str]]]:
 
 def smooth(rng: np.random.Generator, shape: tuple[int, int], scale: tuple[float, float]) -> np.ndarray:
     """Noise of unit variance over ``shape``, smooth over ``scale`` (rows, columns) pixels: float32."""
-    coarse = [max(2, int(n / s) + 2) for n, s in zip(shape, scale, strict=True)]
-    noise = rng.standard_normal(coarse).astype(np.float32)
-    return cv2.resize(noise, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    noise = rng.standard_normal([max(2, int(n / s) + 2) for n, s in zip(shape, scale, strict=True)])
+    return cv2.resize(noise.astype(np.float32), shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def draw(text: str, font: ImageFont.FreeTypeFont, writer: dict, rng: np.random.Generator) -> np.ndarray:
@@ -131,18 +126,16 @@ def press(ink: np.ndarray, writer: dict, rng: np.random.Generator) -> np.ndarray
     return np.clip(0.5 - signed + change + uneven, 0, 1).astype(np.float32)
 
 
-def write(
-    text: str, path: Path, writer: dict, rng: np.random.Generator, lowest: int = 60, margin: int = 4
-) -> tuple[np.ndarray, float]:
+def write(text: str, path: Path, writer: dict, rng: np.random.Generator, lowest: int) -> tuple[np.ndarray, float]:
     """Ink of one line in the font at a path, cropped: float32 (``lowest`` to 140, W), 0 to 1; and its baseline."""
     ink = press(draw(text, ImageFont.truetype(str(path), EM), writer, rng), writer, rng)
     rows, columns = (np.flatnonzero(ink.max(axis=axis) > 0.3) for axis in (1, 0))
-    top = rows[0] - margin
-    ink = ink[top : rows[-1] + margin, columns[0] - margin : columns[-1] + margin]
+    top = rows[0] - 4
+    ink = ink[top : rows[-1] + 4, columns[0] - 4 : columns[-1] + 4]
     height = int(np.clip(ink.shape[0] * writer["size"], lowest, 140))
     scale = height / ink.shape[0]
-    width = round(ink.shape[1] * scale * writer["stretch"])
-    return cv2.resize(ink, (width, height), interpolation=cv2.INTER_AREA), (BASELINE - top) * scale
+    size = round(ink.shape[1] * scale * writer["stretch"]), height
+    return cv2.resize(ink, size, interpolation=cv2.INTER_AREA), (BASELINE - top) * scale
 
 
 def scan(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -159,17 +152,15 @@ def scan(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def new_row(text: str, font: Path, rng: np.random.Generator) -> dict:
     """A line written by a new writer and scanned, as a row: WebP, lossless for a 1-bit scan, and the text."""
     writer = {"slant": rng.normal(0.05, 0.14)} | {name: rng.uniform(*limits) for name, limits in HABITS.items()}
-    image = scan(write(text, font, writer, rng)[0], rng)
-    lossless = not np.any((image > 0) & (image < 255))
-    buffer = io.BytesIO()
+    image = scan(write(text, font, writer, rng, lowest=60)[0], rng)
+    lossless, buffer = not np.any((image > 0) & (image < 255)), io.BytesIO()
     Image.fromarray(image).save(buffer, "WEBP", lossless=lossless, quality=100 if lossless else 70, method=6)
     return {"image": {"bytes": buffer.getvalue(), "path": None}, "text": text}
 
 
 def write_split(split: str, paragraphs: list[str], fonts: dict, rng: np.random.Generator) -> None:
     """Write a split's parquet file: each paragraph wrapped into lines, every third in a hand of this split alone."""
-    known, own = FONTS["train"].split(), FONTS[split].split()
-    rows = []
+    known, own, rows = FONTS["train"].split(), FONTS[split].split(), []
     for paragraph in paragraphs:
         for text in wrap(paragraph, float(np.clip(rng.normal(42, 9), 24, 60))):
             hands = own if len(rows) % 3 == 2 else known
@@ -182,11 +173,11 @@ def write_page(text: str, path: Path, rng: np.random.Generator) -> None:
     """Write page.png, one text in one hand on unevenly lit paper, and page.json: transcripts and boxes (x, y, w, h)."""
     lines, width, top, left, step = wrap(text, 56), 1200, 110, 80, 80
     page, boxes = np.zeros((2 * top + step * (len(lines) - 1), width), np.float32), []
-    for number, line in enumerate(lines):
+    for k, line in enumerate(lines):
         ink, baseline = write(line, path, PAGE_WRITER, rng, lowest=1)
-        x, y = left + int(rng.integers(-8, 9)), round(top + step * number - baseline + rng.normal(0, 2))
+        x, y = left + int(rng.integers(-8, 9)), round(top + step * k - baseline + rng.normal(0, 2))
         height, length = ink.shape
-        page[y : y + height, x : x + length] = np.maximum(page[y : y + height, x : x + length], ink)
+        np.maximum(place := page[y : y + height, x : x + length], ink, out=place)
         boxes.append({"text": line, "box": [x, y, length, height]})
     rows, columns = np.mgrid[-1 : 1 : page.shape[0] * 1j, -1 : 1 : page.shape[1] * 1j]
     paper = 226 - 18 * columns - 14 * rows + 3 * smooth(rng, page.shape, (120, 120))
@@ -204,10 +195,8 @@ def fill(template: str, rng: np.random.Generator, words: list[str]) -> str:
         kind, _, most = match[1].partition("-")
         if most:
             return f"{rng.integers(int(kind), int(most) + 1):0{len(kind)}d}"
-        if kind in ("number", "name"):
-            return number(rng) if kind == "number" else surname(rng)
-        if kind == "share":
-            return f"{rng.uniform(0, 100):.1f}"
+        if kind in MADE:
+            return MADE[kind](rng)
         word = str(rng.choice(WORDS[kind].split(",") if kind in WORDS else words))
         return {"WORD": word.upper(), "Word": word.capitalize()}.get(kind, word)
 
@@ -229,15 +218,16 @@ def surname(rng: np.random.Generator) -> str:
     return f"{chr(65 + rng.integers(26))}. {word}" if rng.random() < 0.15 else word
 
 
+MADE = {"number": number, "name": surname, "share": lambda rng: f"{rng.uniform(0, 100):.1f}"}
+
+
 def number_line(rng: np.random.Generator, words: list[str]) -> str:
     """A line of numbers, dates, prices, names and capitals among common words."""
     text, target, phrases = "", rng.uniform(20, 52), PHRASES.split("|")
     while len(text) < target:
         common = rng.random() >= 0.55
-        text += " "
-        text += (
-            " ".join(rng.choice(words, int(rng.integers(1, 3)))) if common else fill(rng.choice(phrases), rng, words)
-        )
+        part = rng.choice(words, int(rng.integers(1, 3))) if common else [fill(rng.choice(phrases), rng, words)]
+        text += " " + " ".join(part)
         if rng.random() < 0.12:
             text += rng.choice([" ,", " .", " ;", " :", " ?", " !", " -", " &", ' "'])
     return text.strip()[:LONGEST].strip()
@@ -268,6 +258,8 @@ def main(arguments: list[str] | None = None) -> None:
         for part, split in enumerate(("train", "validation", "test")):
             write_split(split, sentences[split], fonts, np.random.default_rng([SEED, part]))
         write_page(sentences["page"][0], fonts[PAGE_FONT][0], np.random.default_rng([SEED, 3]))
+    line = load_lines("validation", "sample")[EXAMPLE - 1]["image"]
+    line.convert("L").save(FOLDER / "line.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ def cut_words(line: np.ndarray, transcript: str) -> list[tuple[np.ndarray, str]]
     pitch = np.array([piece.shape[1] / (len(text) + 1) for piece, text in zip(pieces, texts, strict=True)])
     if pitch.max() > UNEVEN * np.median(pitch) or pitch.min() < np.median(pitch) / UNEVEN:
         return []
-    padding = [max(0, len(piece) - piece.shape[1]) for piece in pieces]
-    pieces = [np.pad(p, ((0, 0), (0, k)), constant_values=255) for p, k in zip(pieces, padding, strict=True)]
+    pieces = [np.pad(p, ((0, 0), (0, max(0, len(p) - p.shape[1]))), constant_values=255) for p in pieces]
     return list(zip(pieces, texts, strict=True))
 
 

@@ -1,7 +1,40 @@
 """What more than one test module needs."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from hwrlib.alphabet import IAM
+from hwrlib.model import CRNN
+
+
+def encoded(image, kind="PNG", **options):
+    """The bytes of an image file, of an image or of pixels."""
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(file := io.BytesIO(), kind, **options)
+    return file.getvalue()
+
+
+def strokes(width, height=32, seed=0):
+    """A line (height, width) of upright strokes at random places."""
+    pixels = np.full((height, width), 255, np.uint8)
+    for x in np.random.default_rng(seed).integers(2, width - 4, width // 8):
+        pixels[height * 3 // 16 : height * 13 // 16, x : x + 2] = 0
+    return pixels
+
+
+def untrained(alphabet=IAM, width_divisor=1.0):
+    """A network that is as sure as a trained one: what it reads is not what is tested."""
+    torch.manual_seed(0)
+    model = CRNN(alphabet, width_divisor)
+    with torch.no_grad():
+        model(torch.rand(2, 1, 128, 64) * 2 - 1)  # batch norm with statistics of its own
+        model.fc.weight.mul_(20)
+        model.fc.bias.zero_()
+    return model.eval()
 
 
 @pytest.fixture

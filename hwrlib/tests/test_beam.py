@@ -8,27 +8,20 @@ import numpy as np
 import pytest
 
 from hwrlib.alphabet import Alphabet, AlphabetError
-from hwrlib.beam import Fusion, PrefixBeam, expand_beam
+from hwrlib.beam import Fusion, PrefixBeam
 from hwrlib.ctc import greedy
 from hwrlib.language import BOUNDARY, train_ngram
+from hwrlib.tests.test_ctc import AB, collapse, random_log_probs
 
-AB, ABC = Alphabet("ab "), Alphabet("abc ")
+ABC = Alphabet("abc ")
 CORPUS = ["abba ab", "ab ab", "b a", "baab", "a bab b"]
-
-
-def random_log_probs(seed, count=None, classes=4):
-    """Random log-probabilities (1, T, C), T 1 to 5 where no count is given."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 2, (1, count or rng.integers(1, 6), classes))
-    return logits - np.log(np.exp(logits).sum(2, keepdims=True))
 
 
 def enumerate_texts(log_probs):
     """Log-probability of every text, from the probability of every path."""
     texts = defaultdict(float)
     for path in itertools.product(range(log_probs.shape[2]), repeat=log_probs.shape[1]):
-        text = "".join(AB.characters[k - 1] for k, _ in itertools.groupby(path) if k)
-        texts[text] += math.exp(sum(log_probs[0, t, k] for t, k in enumerate(path)))
+        texts[collapse(path)] += math.exp(sum(log_probs[0, t, k] for t, k in enumerate(path)))
     return {text: math.log(p) for text, p in texts.items()}
 
 
@@ -36,22 +29,17 @@ def read(decode, log_probs, alphabet=AB):
     return decode(log_probs, [log_probs.shape[1]], alphabet)[0]
 
 
-def test_a_wide_beam_equals_enumeration():
+def test_a_wide_beam_equals_enumeration_with_language_as_well():
+    wide = {"width": 10**6, "floor": -math.inf}
     for seed in range(60):
-        log_probs = random_log_probs(seed)
-        expected = sorted(enumerate_texts(log_probs).items(), key=lambda item: -item[1])[:3]
-        reading = read(PrefixBeam(width=10**6, floor=-math.inf, best=3), log_probs)
-        found = [(reading.text, reading.log_probability), *reading.alternatives]
-        assert [text for text, _ in expected] == [text for text, _ in found]
-        assert [p for _, p in expected] == pytest.approx([p for _, p in found])
-
-
-def test_a_wide_beam_with_language_equals_enumeration():
-    for seed in range(60):
-        log_probs, language = random_log_probs(seed), train_ngram(CORPUS, AB, order=1 + 2 * (seed % 2), prune=0)
-        options = {"language": language, "alpha": 0.7, "beta": 0.4}
-        texts, weight = enumerate_texts(log_probs), Fusion(AB, **options).log_weight
-        reading = read(PrefixBeam(width=10**6, floor=-math.inf, **options), log_probs)
+        log_probs = random_log_probs(seed, 1 + seed % 5)
+        texts = enumerate_texts(log_probs)
+        reading = read(PrefixBeam(**wide, best=3), log_probs)
+        found = dict([(reading.text, reading.log_probability), *reading.alternatives])
+        assert list(found) == sorted(texts, key=texts.get, reverse=True)[:3]
+        assert found == pytest.approx({text: texts[text] for text in found})
+        options = {"language": train_ngram(CORPUS, AB, order=1 + 2 * (seed % 2), prune=0), "alpha": 0.7, "beta": 0.4}
+        weight, reading = Fusion(AB, **options).log_weight, read(PrefixBeam(**wide, **options), log_probs)
         assert reading.text == max(texts, key=lambda text: texts[text] + weight(text))
         assert reading.log_probability == pytest.approx(texts[reading.text])  # the language model has no share in it
 
@@ -66,21 +54,6 @@ def test_a_beam_of_16_never_scores_below_greedy():
         assert alone.log_probability >= first.log_probability - 1e-9
         least = first.log_probability + weight(first.text) - 1e-9
         assert modelled.log_probability + weight(modelled.text) >= least
-
-
-def test_the_beam_grows_to_probabilities_of_at_most_one():
-    for beam, scale in expand_beam(random_log_probs(3, 30)[0], AB, 8, -math.inf):
-        masses = [sum(masses) for masses in beam.values()]
-        assert masses == sorted(masses, reverse=True) and masses[0] == pytest.approx(1)
-        assert math.log(sum(masses)) + scale <= 1e-9
-        assert all(prefix[0] == BOUNDARY for prefix in beam)
-
-
-def test_certain_frames_outweigh_any_language_model():
-    # The only path spells "ba b", which the language model holds to be impossible.
-    log_probs = np.where(np.eye(4)[[2, 0, 1, 3, 2]] == 1, 0.0, -np.inf)[None]
-    language = train_ngram(["aaaa"] * 50, AB, order=3)
-    assert read(PrefixBeam(language, alpha=5, beta=0), log_probs).text == "ba b"
 
 
 def test_one_beam_serves_each_alphabet_that_its_language_model_covers():

@@ -16,16 +16,12 @@ import hwrlib
 from hwrlib.app.corrections import remove_line, save_line, zip_lines
 from hwrlib.data import DataError, load_lines
 from hwrlib.images import ImageError
+from hwrlib.tests.conftest import strokes
 
 TEXTS = ['"Yes", she said, and left.', 'a "quoted" end"', "Grüße, Ångström", "\\n", "  two\tparts\u00a0here \n"]
 TEXTS += ["007", "NaN", "null", "NA", "None", "true", "1e5", "-", "[]", "{}", "1958-03-04"]
+LINE = strokes(300)
 ROW = b'{"file_name": "a.png", "text": "one"}\n'
-
-
-def line(seed=0):
-    image = np.full((40, 300), 255, np.uint8)
-    image[8:32, 10 + 7 * seed : 290 : 23] = 0
-    return image
 
 
 def rows(folder):
@@ -34,14 +30,13 @@ def rows(folder):
 
 def test_kept_lines_come_back_from_load_lines_from_datasets_and_from_the_zip(tmp_path):
     folder, texts = tmp_path / "new" / "lines", [" ".join(text.split()) for text in TEXTS]
-    paths = [save_line(folder, np.dstack([line(k)] * 3), text) for k, text in enumerate(TEXTS)]
+    paths = [save_line(folder, np.dstack([strokes(300, seed=k)] * 3), text) for k, text in enumerate(TEXTS)]
     assert rows(folder) == [(path.name, text) for path, text in zip(paths, texts, strict=True)]
     loaded = load_lines("train", folder)
     found = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
     assert loaded["text"][:] == found["text"][:] == texts
     for k, (one, other) in enumerate(zip(loaded["image"], found["image"], strict=True)):
-        assert (np.asarray(one) == line(k)).all()
-        assert (np.asarray(other) == line(k)).all()
+        assert (np.asarray(one) == strokes(300, seed=k)).all() and (np.asarray(other) == np.asarray(one)).all()
     with zipfile.ZipFile(io.BytesIO(zip_lines(folder))) as archive:
         assert sorted(archive.namelist()) == sorted(["metadata.jsonl", *(path.name for path in paths)])
         archive.extractall(tmp_path / "elsewhere")
@@ -51,13 +46,10 @@ def test_kept_lines_come_back_from_load_lines_from_datasets_and_from_the_zip(tmp
 def test_a_text_or_an_image_that_is_none_is_refused_and_leaves_nothing(tmp_path):
     for text in ("", " \n ", "one\ntwo", "one\u2028two", "one\rtwo", "a\x00b", "a\ud83d"):
         with pytest.raises(ValueError, match=r"empty or more than one line|cannot be printed"):
-            save_line(tmp_path / "lines", line(), text)
+            save_line(tmp_path / "lines", LINE, text)
     with pytest.raises(ImageError, match="taller than wide"):
         save_line(tmp_path / "lines", np.zeros((300, 40), np.uint8), "a")
     assert not (tmp_path / "lines").exists()
-
-
-# What others wrote
 
 
 def test_rows_that_cannot_be_read_are_left_as_they_are(tmp_path):
@@ -69,9 +61,8 @@ def test_rows_that_cannot_be_read_are_left_as_they_are(tmp_path):
     for content, name, why in cases:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=why):
-            save_line(tmp_path, line(), "a")
-        assert (tmp_path / name).read_bytes() == content
-        assert not list(tmp_path.glob("*.png"))
+            save_line(tmp_path, LINE, "a")
+        assert (tmp_path / name).read_bytes() == content and not list(tmp_path.glob("*.png"))
 
 
 def test_rows_of_others_stay_to_the_last_byte(tmp_path):
@@ -80,30 +71,25 @@ def test_rows_of_others_stay_to_the_last_byte(tmp_path):
     for content in (b"", ROW, windows, ROW + another + b"\n", ROW + b"\n"):
         for kept in {content, content.rstrip()}:  # many editors save no line end
             (tmp_path / "metadata.jsonl").write_bytes(kept)
-            path = save_line(tmp_path, line(), "new")
+            path = save_line(tmp_path, LINE, "new")
             after = (tmp_path / "metadata.jsonl").read_bytes()
-            assert after.startswith(kept)
-            assert json.loads(after[len(kept) :]) == {"file_name": path.name, "text": "new"}
+            assert after.startswith(kept) and json.loads(after[len(kept) :]) == {"file_name": path.name, "text": "new"}
             remove_line(path)
-            assert (tmp_path / "metadata.jsonl").read_bytes() in (kept, kept + b"\n")
-            assert not path.exists()
-
-
-# Full disks, many writers, hostile names
+            assert (tmp_path / "metadata.jsonl").read_bytes() in (kept, kept + b"\n") and not path.exists()
 
 
 def test_a_full_disk_is_said_and_leaves_the_folder_as_it_was(tmp_path):
-    save_line(tmp_path, line(), "a" * 2000)
+    save_line(tmp_path, LINE, "a" * 2000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (10, 1000):  # room for nothing, and for the image but not for the rows
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
             with pytest.raises(OSError, match="large"):
-                save_line(tmp_path, line(1), "b")
+                save_line(tmp_path, LINE, "b")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert len(list(tmp_path.glob("*.png"))) == 1
-    save_line(tmp_path, line(2), "c")
+    save_line(tmp_path, LINE, "c")
     assert load_lines("train", tmp_path)["text"][:] == ["a" * 2000, "c"]
 
 
@@ -133,7 +119,7 @@ def test_nothing_outside_the_folder_and_nothing_that_is_gone_is_packed(tmp_path)
     with pytest.raises(FileNotFoundError, match="no line has been kept"):
         zip_lines(tmp_path / "lines")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    save_line(tmp_path / "lines", line(), "a")
+    save_line(tmp_path / "lines", LINE, "a")
     content = (tmp_path / "lines" / "metadata.jsonl").read_text()
     (tmp_path / "lines" / "link.png").symlink_to(tmp_path / "secret.png")
     for name in ("../secret.png", "/etc/passwd", "link.png", "C:/secret.png"):

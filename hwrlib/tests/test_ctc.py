@@ -27,13 +27,10 @@ def collapse(path):
     return "".join(AB.characters[k - 1] for k, _ in itertools.groupby(path) if k)
 
 
-def test_frames_of_a_width_or_of_many():
+def test_frames_of_a_width_or_of_many_and_those_that_ctc_loss_needs():
     assert [frames(width) for width in (8, 11, 12, 1700)] == [1, 1, 2, 424]
     assert frames(torch.tensor([1700, 8])).tolist() == [424, 1]
     assert Character("a", 0.9, 10, 12).columns == (40, 52)
-
-
-def test_a_line_needs_the_frames_that_ctc_loss_needs():
     for labels in ([1, 2, 3], [1, 1, 2], [2, 2, 2]):
         for count in range(1, 7):
             log_probs = torch.randn(count, 1, 4).log_softmax(-1)
@@ -66,8 +63,7 @@ def test_alignment_is_the_best_path_of_the_text():
             best[collapse(path)] = max(best[collapse(path)], score)
         for text, score in best.items():
             found, spans = forced_align(log_probs[0], AB.encode(text))
-            assert found == pytest.approx(score)
-            assert all(begin < end for begin, end in spans)
+            assert found == pytest.approx(score) and all(begin < end for begin, end in spans)
             assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
     with pytest.raises(ValueError, match="5 frames are too few for 4 characters, which need 7"):
         forced_align(random_log_probs(0)[0], [1, 1, 1, 1])

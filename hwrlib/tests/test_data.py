@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hwrlib.data import DataError, hold_out, inside, load_lines, read_metadata, training_lines, write_whole
+from hwrlib.tests.conftest import encoded, strokes
 
 IMAGE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
 FEATURES = datasets.Features(image=IMAGE, text=datasets.Value("string"))
@@ -26,9 +27,7 @@ def strict(monkeypatch):
 
 
 def png(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (32, 96), np.uint8)
-    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
+    return encoded(strokes(96, seed=seed))
 
 
 def parquet(path, rows, features=FEATURES):
@@ -54,16 +53,6 @@ def folder_of(folder, kind, *rows):
     return folder
 
 
-# Where lines come from
-
-
-def test_the_embedded_sample():
-    for split in ("train", "validation", "test"):
-        lines = load_lines(split, "sample")
-        assert len(lines) >= 80 and all(lines["text"])
-        assert isinstance(lines[0]["image"], Image.Image)
-
-
 def test_the_hub_is_asked_for_iam_and_for_nothing_else(monkeypatch):
     asked = []
 
@@ -81,20 +70,16 @@ def test_the_hub_is_asked_for_iam_and_for_nothing_else(monkeypatch):
         load_lines("train", "iam")
 
 
-def test_a_local_copy_of_the_hub(tmp_path):
+def test_a_local_copy_of_the_hub_or_a_parquet_file_by_name_which_keeps_columns_but_no_other_images(tmp_path, capfd):
     for number, text in enumerate(["one", "two"]):
         parquet(tmp_path / "data" / f"train-0000{number}-of-00002.parquet", [row(text)])
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row("three")])
     for source in (tmp_path, str(tmp_path), tmp_path / "data"):
         lines = load_lines("train", source)
-        assert lines["text"][:] == ["one", "two"]
-        assert lines[0]["image"].size == (96, 32)
+        assert lines["text"][:] == ["one", "two"] and lines[0]["image"].size == (96, 32)
     assert load_lines("test", tmp_path)["text"][:] == ["three"]
     with pytest.raises(FileNotFoundError, match="validation"):
         load_lines("validation", tmp_path)
-
-
-def test_a_parquet_file_by_name_keeps_columns_of_its_own_but_no_other_images(tmp_path, capfd):
     features = datasets.Features(FEATURES | {"photo": datasets.Image(), "writer": datasets.Value("int32")})
     rows = [row("one") | {"photo": {"bytes": EPS, "path": "a.png"}, "writer": 7}]
     path = parquet(tmp_path / "x.parquet", rows, features)
@@ -106,8 +91,8 @@ def test_a_parquet_file_by_name_keeps_columns_of_its_own_but_no_other_images(tmp
 
 
 def test_a_folder_of_images(tmp_path):
+    rows = [("b.png", 'Größe, "here"'), ("a.png", "007")]
     for kind in ("csv", "jsonl"):
-        rows = [("b.png", 'Größe, "here"'), ("a.png", "007")]
         splits = folder_of(tmp_path / kind / "splits" / "train", kind, *rows).parent
         for folder in (folder_of(tmp_path / kind / "whole", kind, *rows), splits):
             lines = load_lines("train", folder)
@@ -131,10 +116,7 @@ def test_our_rooms_decode_images_whatever_becomes_of_the_lines(tmp_path, monkeyp
             assert lines["text"][:] == list(lines["text"]) == ["one", "two"]
 
 
-# What is wrong with them
-
-
-def test_a_source_that_is_not_there(tmp_path):
+def test_a_source_that_is_not_there_lacks_a_column_or_is_no_parquet_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*sample"):
         load_lines("train", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"metadata\.csv"):
@@ -145,9 +127,6 @@ def test_a_source_that_is_not_there(tmp_path):
         folder_of(tmp_path / "f", kind, ("a.png", "one"))
     with pytest.raises(DataError, match=r"both metadata\.jsonl and metadata\.csv"):
         load_lines("train", tmp_path / "f")
-
-
-def test_a_missing_column_is_named_and_so_are_those_there(tmp_path):
     features = datasets.Features(image=IMAGE, transcript=datasets.Value("string"))
     path = parquet(tmp_path / "x.parquet", [{"image": row("")["image"], "transcript": "one"}], features)
     with pytest.raises(DataError, match=r"x\.parquet: no text in it.*transcript"):
@@ -155,9 +134,13 @@ def test_a_missing_column_is_named_and_so_are_those_there(tmp_path):
     path = parquet(tmp_path / "y.parquet", [{"image": 1, "text": "one"}], None)
     with pytest.raises(DataError, match=r"y\.parquet: the column image holds no images"):
         load_lines("train", path)
+    for content in (b"", b"PAR1", b"version https://git-lfs.github.com/spec/v1\n"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"y\.parquet cannot be read as parquet"):
+            load_lines("train", path)
 
 
-def test_all_rows_without_text_or_image_are_named_or_left_out(tmp_path, capsys):
+def test_all_rows_without_text_or_image_are_named_or_left_out_and_damaged_images_when_asked_for(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(png())
     wrong = [row(""), row("  \t"), {"image": row("")["image"], "text": None}, {"image": None, "text": "two"}]
     for path in (None, "gone.png", str(tmp_path / "a.png"), "https://example.com/a.png"):  # none is looked for
@@ -176,9 +159,6 @@ def test_all_rows_without_text_or_image_are_named_or_left_out(tmp_path, capsys):
     with pytest.raises(DataError, match=r"(?s)metadata\.csv, row 0: .*empty.*row 1: .*gone\.png.*row 2: .*row 3: "):
         load_lines("train", folder)
     assert [len(part) for part in training_lines(path.parent / "x.parquet", skip_bad=True)] == [2, 2]
-
-
-def test_an_image_that_cannot_be_read_is_named_when_it_is_asked_for(tmp_path):
     folder = folder_of(tmp_path / "f", "csv", ("a.png", "one"), ("b.png", "two"))
     (folder / "b.png").write_bytes(EPS)
     lines = load_lines("train", folder)
@@ -189,27 +169,10 @@ def test_an_image_that_cannot_be_read_is_named_when_it_is_asked_for(tmp_path):
         lines[0]
 
 
-def test_a_file_that_is_no_parquet_is_named(tmp_path):
-    for content in (b"", b"PAR1", b"version https://git-lfs.github.com/spec/v1\n"):
-        (tmp_path / "x.parquet").write_bytes(content)
-        with pytest.raises(DataError, match=r"x\.parquet cannot be read as parquet"):
-            load_lines("train", tmp_path / "x.parquet")
-
-
-# Metadata from strangers
-
-
-def test_a_file_name_never_leads_outside(tmp_path):
+def test_a_file_name_never_leads_outside_but_links_that_stay_inside_are_followed(tmp_path):
     (tmp_path / "secret.png").write_bytes(png())
-    outside = ["../secret.png", "sub/../../secret.png", "..", "/etc/passwd", "C:secret.png", "C:/a.png"]
-    outside += [
-        "..\\secret.png",
-        "\\\\host\\share\\a.png",
-        "//host/share/a.png",
-        "a\0.png",
-        "link.png",
-        "sub/secret.png",
-    ]
+    outside = ["../secret.png", "sub/../../secret.png", "..", "/etc/passwd", "C:secret.png", "link.png"]
+    outside += ["..\\secret.png", "\\\\host\\share\\a.png", "//host/share/a.png", "a\0.png", "sub/secret.png"]
     for kind in ("csv", "jsonl"):
         for name in outside:
             folder = folder_of(tmp_path / kind, kind, ("a.png", "one"), (name, "two"))
@@ -218,9 +181,6 @@ def test_a_file_name_never_leads_outside(tmp_path):
                 (folder / "sub").symlink_to(tmp_path, target_is_directory=True)
             with pytest.raises(DataError, match=rf"metadata\.{kind}, row 1: .* leads out of"):
                 load_lines("train", folder)
-
-
-def test_links_folders_and_backslashes_that_stay_inside_are_followed(tmp_path):
     names = ("a.png", "link.png", "sub/b.png", "sub\\c.png", "./b.png")
     folder = folder_of(tmp_path / "f", "jsonl", *((name, "one") for name in names))
     folder_of(folder / "sub", "csv")
@@ -232,15 +192,12 @@ def test_links_folders_and_backslashes_that_stay_inside_are_followed(tmp_path):
     assert inside(folder, "sub/b.png") == inside(folder, "sub\\b.png") == folder / "sub" / "b.png"
 
 
-def test_texts_come_back_as_written(tmp_path):
+def test_texts_come_back_as_written_and_csv_however_it_was_saved(tmp_path):
     texts = ["NaN", "null", "NA", "None", "007", "1.50", "true", "1958-03-04", 'say "hi", she said', "a\u2028b"]
     texts += ["lone\rcr", "end\\", "a; b\tc"]
     for kind in ("csv", "jsonl"):
         for text in texts:
             assert read_metadata(folder_of(tmp_path, kind, ("a.png", text)) / f"metadata.{kind}")[0][1] == text
-
-
-def test_csv_is_read_however_it_was_saved(tmp_path):
     rows = [["text", "writer", "file_name"], ["one, two; three", "me", "a.png"], ['Größe "3"', "me", "b.png"]]
     for end in ("\r", "\r\n", "\n"):
         for mark in (",", ";", "\t"):
@@ -267,9 +224,6 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path):
             file.write(second + b"\n")
         with pytest.raises(DataError, match=rf"metadata\.{kind}, row 1: .*{why}"):
             read_metadata(path)
-
-
-# Held out; written whole
 
 
 def test_every_fifth_line_is_held_out_and_keeps_its_origin(tmp_path):

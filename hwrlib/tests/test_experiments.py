@@ -4,29 +4,23 @@ import dataclasses
 import functools
 
 import datasets
-import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from hwrlib import batches
 from hwrlib.alphabet import Alphabet
 from hwrlib.data import DataError
-from hwrlib.model import CRNN
 from hwrlib.scripts import experiments
+from hwrlib.tests.conftest import strokes, untrained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lines(count, text, **more):
-    """Rows of one text, each with a stroke more than the one before."""
-    rows = []
-    for k in range(count):
-        pixels = np.full((32, 90), 255, np.uint8)
-        pixels[6:26, 4 : 4 + 3 * (k + 1) : 3] = 0
-        rows.append({"image": Image.fromarray(pixels), "text": text, **more})
-    return datasets.Dataset.from_list(rows)
+    """Different lines of one text."""
+    images = [Image.fromarray(strokes(90, seed=k)) for k in range(count)]
+    return datasets.Dataset.from_list([{"image": image, "text": text, **more} for image in images])
 
 
 @pytest.fixture
@@ -37,8 +31,7 @@ def run(tmp_path, monkeypatch):
         lines(9, text).to_parquet(f"{name}.parquet")
     of_writers = [lines(count, "ab", writer=w) for w, count in (("202", 5), ("1", 4))]
     datasets.concatenate_datasets(of_writers).to_parquet("data/validation.parquet")
-    torch.manual_seed(0)
-    CRNN(Alphabet(" ,1abimst"), 4.0).save_pretrained("weights")
+    untrained(Alphabet(" ,1abimst"), 4.0).save_pretrained("weights")
     monkeypatch.setattr(experiments, "weights_version", lambda source: "01234567")  # as a hash of digits alone may be
     trained = []
 
@@ -54,13 +47,12 @@ def run(tmp_path, monkeypatch):
     counts = note(experiments.make_trainer, lambda *rows, replay_rows: (len(rows[1]), len(rows[2]), bool(replay_rows)))
     monkeypatch.setattr(experiments, "make_trainer", counts)
     monkeypatch.setattr(batches, "replay", functools.partial(batches.replay, least=2))
-    monkeypatch.setattr(experiments, "WRITERS", ("202",))
-    monkeypatch.setattr(experiments, "GIVEN", (2, 4))
-    monkeypatch.setattr(experiments, "EPOCHS", 1)
+    for name, value in {"WRITERS": ("202",), "GIVEN": (2, 4), "EPOCHS": 1, "LINES": 8}.items():
+        monkeypatch.setattr(experiments, name, value)
 
     def call(kind, *more):
         extra = ["strokes.parquet", "written.parquet", "numbers.parquet"] if kind == "ablation" else []
-        options = ["--weights", "weights", "--precision", "fp32", "--lines", "8", *more]
+        options = ["--weights", "weights", "--precision", "fp32", *more]
         experiments.main([kind, ".", "data", *extra, *options])
         table = pd.read_csv(f"{kind}.csv", dtype={"writer": str, "weights": str})
         return table, [trained.pop(0) for _ in list(trained)]

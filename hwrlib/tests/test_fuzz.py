@@ -3,7 +3,6 @@
 Thousands: ``python -m hwrlib.tests.test_fuzz 4500 0`` (how many, and the seed, which makes the same files again).
 """
 
-import io
 import os
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from PIL import Image, ImageFilter
 
 from hwrlib.images import ImageError, load_pages
 from hwrlib.recognizer import Recognizer
+from hwrlib.tests.conftest import encoded, strokes
 
 resource = pytest.importorskip("resource", reason="memory and time cannot be limited here")
 SECONDS = 10  # of work
@@ -37,20 +37,10 @@ def test_300_damaged_files_are_read_or_refused():
     assert run.returncode == 0 and "'refused'" in run.stdout, run.stdout + run.stderr
 
 
-def drawing(height, width):
-    page = np.full((height, width), 230, np.uint8)
-    return cv2.putText(page, "to be", (4, height * 3 // 4), cv2.FONT_HERSHEY_SIMPLEX, height / 50, 40, 2)
-
-
 def whole_files():
     """Good files of all kinds that are read, by name; tiny, so that reading takes a moment."""
-
-    def encoded(image, kind, **options):
-        image.save(file := io.BytesIO(), kind, **options)
-        return file.getvalue()
-
-    line, page = Image.fromarray(drawing(24, 130)), Image.fromarray(drawing(60, 100))
-    colours, grey16 = line.convert("RGB"), Image.fromarray(drawing(24, 130).astype(np.uint16) * 257)
+    line, page = Image.fromarray(strokes(130, 24)), Image.fromarray(strokes(100, 60))
+    colours, grey16 = line.convert("RGB"), Image.fromarray(strokes(130, 24).astype(np.uint16) * 257)
     clear = Image.merge("LA", (line, line.point(lambda level: 255 - level)))
     exif = Image.Exif()
     exif.update({0x0112: 6, 0x010E: "a word", 0x011A: 72.0, 0x8769: {0x9000: b"0232", 0xA002: 130}})
@@ -59,18 +49,15 @@ def whole_files():
         "line.png": encoded(line, "PNG"),
         "palette.png": encoded(colours.quantize(16), "PNG", transparency=0),
         "clear.png": encoded(clear, "PNG", exif=exif),
-        "grey16.png": encoded(grey16, "PNG"),
         "photo.jpg": encoded(page.rotate(90, expand=True).convert("RGB"), "JPEG", exif=exif),
         "print.jpg": encoded(line.convert("CMYK"), "JPEG", progressive=True),
         "pair.jpg": encoded(colours, "MPO", exif=exif, **more),
         "line.webp": encoded(colours, "WEBP", exif=exif),
-        "clear.webp": encoded(clear.convert("RGBA"), "WEBP", lossless=True),
         "moving.webp": encoded(line.filter(ImageFilter.BLUR), "WEBP", **more),
         "plain.tif": encoded(line, "TIFF", tiffinfo={0x010E: "a word", 0x0112: 3}),
         "grey16.tif": encoded(grey16, "TIFF", compression="tiff_lzw"),
         "fax.tif": encoded(line.convert("1"), "TIFF", compression="group4", dpi=(204, 98)),
         "float.tif": encoded(line.convert("F"), "TIFF", compression="tiff_adobe_deflate"),
-        "photo.tif": encoded(colours, "TIFF", compression="jpeg"),
         "pages.tif": encoded(page, "TIFF", compression="tiff_deflate", **more),
         "moving.gif": encoded(page, "GIF", transparency=0, **more),
         "line.bmp": encoded(line.convert("1"), "BMP"),

@@ -17,25 +17,23 @@ from PIL import Image
 import hwrlib
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
-from hwrlib.data import EXAMPLE, load_lines
+from hwrlib.data import load_lines
 from hwrlib.model import CRNN, weights_version
 from hwrlib.recognizer import Recognizer
 from hwrlib.settings import PRESETS
+from hwrlib.tests.conftest import untrained
 from hwrlib.tests.test_recognizer import page
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random weights, narrow lines: what is tested here is not what they read."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    CRNN(width_divisor=8.0).save_pretrained(folder)
+    untrained(width_divisor=8.0).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Two lines, in a folder."""
     folder = tmp_path_factory.mktemp("images")
     for k, line in enumerate(load_lines("validation", "sample").select(range(2))):
         line["image"].save(folder / f"{k}.png")
@@ -57,7 +55,7 @@ def picture(*rows):
 def test_read_without_an_argument_reads_a_picture_that_one_can_look_at_and_says_no_more(capsys):
     assert main(["read", "--precision", "fp32", "--decoder", "greedy"]) == 0
     out, err = capsys.readouterr()
-    assert out == load_lines("validation", "sample")[EXAMPLE - 1]["text"] + "\n"  # a first reading that is right
+    assert out == "The baker's oldest recipe calls\n"  # a first reading that is right
     assert err == f"No image given: this is the text of {hwrlib.SAMPLE / 'line.png'} (synthetic).\n"
     assert (hwrlib.SAMPLE / "line.png").is_file()
 
@@ -76,14 +74,6 @@ def test_read_prints_one_text_a_line_with_its_name(read, images, tmp_path, capsy
     assert err.startswith(f"hwrlib: {tmp_path}/d\\ne.png: ") and len(err.splitlines()) == 1
 
 
-def test_as_decides_what_an_image_is(read, images, monkeypatch):
-    kinds = []
-    monkeypatch.setattr(Recognizer, "read_page", lambda self, image, kind=None: kinds.append(kind) or [])
-    for options in ([], ["--as", "line"], ["--as", "page"]):
-        read(images / "0.png", *options)
-    assert kinds == [None, "line", "page"]
-
-
 def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
     path = tmp_path / "scan.tif"
     picture(80).save(path, save_all=True, append_images=[picture(), picture(80, 200)])
@@ -94,22 +84,21 @@ def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
     assert [len(made["lines"]) for made in pages] == [1, 0, 2]
     assert pages[2]["lines"][0]["box"][1] < pages[2]["lines"][1]["box"][1]
     assert err == f"hwrlib: {path}#2: no writing was found\n"
-    for name in ("text", "alto", "pdf"):
-        assert read(path, "--format", name, "--output", tmp_path / name) == 0
+    for name in ("text", "alto"):
+        assert read(path, "--format", name, "--output", tmp_path / name, "--as", "page") == 0
     assert (tmp_path / "text" / "scan.tif-2.txt").read_text() == ""
     assert "<TextLine" not in (tmp_path / "alto" / "scan.tif-2.alto.xml").read_text()
 
 
-@pytest.mark.parametrize("decoder", ["greedy", "beam", "language"])
-def test_json_has_confidence_and_the_places_of_line_and_characters(read, images, capsys, decoder):
-    assert read(images / "0.png", "--format", "json", "--decoder", decoder) == 0
+def test_json_has_confidence_and_the_places_of_line_and_characters(read, images, capsys):
+    assert read(images / "0.png", "--format", "json", "--decoder", "language") == 0
     (reading,) = json.loads(capsys.readouterr().out)["lines"]
     assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
     assert 0 <= reading["confidence"] <= 1 and len(reading["baseline"]) >= 2 and len(reading["outline"]) >= 4
     assert all(c["begin"] < c["end"] and len(c["box"]) == 4 for c in reading["characters"])
 
 
-def test_it_goes_on_after_what_cannot_be_read_or_never_ends_and_says_each_in_one_line(read, images, tmp_path, capsys):
+def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_line(read, images, tmp_path, capsys):
     (tmp_path / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     os.mkfifo(tmp_path / "pipe.png")
     bad = [str(tmp_path / "program.png"), str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path / "none.png")]
@@ -118,11 +107,6 @@ def test_it_goes_on_after_what_cannot_be_read_or_never_ends_and_says_each_in_one
     assert out.startswith(f"{images / '0.png'}\t") and len(out.splitlines()) == 1
     for said, name in zip(err.splitlines(), bad, strict=True):
         assert said.startswith("hwrlib: ") and name in said
-
-
-def test_what_would_overwrite_or_mix_pages_is_refused_and_so_is_nothing_to_read(
-    read, images, weights, tmp_path, capsys
-):
     refused = [((images, images / "0.png", "--output", tmp_path / "out"), "two files called 0.png")]
     refused += [((images, "--format", "alto"), "give --output"), ((tmp_path,), str(tmp_path))]
     refused += [((images, "--weights", tmp_path / "no"), str(tmp_path / "no"))]
@@ -139,8 +123,7 @@ def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path,
     monkeypatch.setattr(sys, "stdin", None)
     assert read("-") == 1
     monkeypatch.setattr(sys, "stdout", None)
-    assert read(images) == 1
-    assert read(images, "--output", tmp_path) == 0
+    assert read(images) == 1 and read(images, "--output", tmp_path) == 0
     assert len(list(tmp_path.glob("*.txt"))) == 2
     monkeypatch.undo()
     assert [err.split()[-1] for err in capsys.readouterr().err.splitlines()] == ["read", "--output"]
@@ -197,7 +180,6 @@ def test_archive_says_which_pages_are_broken_or_blank(weights, images, tmp_path,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Four lines in the Hub's layout."""
     folder = tmp_path_factory.mktemp("lines")
     rows = load_lines("validation", "sample").select(range(4))
     rows = rows.add_column("scan", ["grey", "bin", "grey", "bin"])
@@ -206,7 +188,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_evaluate_writes_a_report_and_the_predictions(weights, folder, tmp_path, capsys):
+def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(weights, folder, tmp_path, capsys):
     report, table = tmp_path / "report.json", tmp_path / "readings.csv"
     arguments = ["evaluate", "--data", str(folder), "--weights", weights]
     assert main([*arguments, "--report", str(report), "--predictions", str(table)]) == 0
@@ -218,11 +200,6 @@ def test_evaluate_writes_a_report_and_the_predictions(weights, folder, tmp_path,
     readings = pd.read_csv(table, keep_default_na=False)
     assert scores["all"]["cer"]["rate"] == readings.errors.sum() / readings.characters.sum()
     assert list(readings.reference) == load_lines("validation", str(folder))["text"][:]
-    assert main([*arguments, "--predictions", str(tmp_path / "readings.parquet")]) == 0
-    assert len(pd.read_parquet(tmp_path / "readings.parquet")) == 4
-
-
-def test_evaluate_names_an_image_that_cannot_be_read_and_reads_the_others(weights, tmp_path, capsys):
     place = tmp_path / "validation"
     place.mkdir()
     rows = load_lines("validation", "sample").select(range(4))
@@ -259,7 +236,7 @@ def test_train_makes_its_settings_from_flags_and_ends_its_process_group(folder, 
     for seed, options in ((1, []), (1, [*more, *flags, "--preset", "personal"]), (2, ["--width-divisor", "2"])):
         assert main([*arguments, "--seed", str(seed), *options]) == 0
     assert [call.done for call in trained] == [["run", "end_training"]] * 3
-    first, again, other = (call.start.state_dict()["fc.weight"] for call in trained)
+    first, again, other = (call.start.fc.weight for call in trained)
     assert torch.equal(first, again) and not torch.equal(first, other)  # the seed decides the first weights
     assert trained[2].start.width_divisor == 2.0
     wanted = {"learning_rate": 1e-4, "minutes": 2.5, "schedule": "hold", "frozen": True, "precision": "bf16", "seed": 1}
@@ -291,7 +268,11 @@ def test_train_starts_from_weights_resumes_and_says_what_is_wrong(weights, folde
     assert list(pd.read_csv(run / "history.csv").epoch) == [1, 2]
     capsys.readouterr()
     file = str(next(folder.glob("train*.parquet")))
-    wrong = (["--batch-size", "0"], "batch_size"), (["--width-divisor", "9"], "1 to 8"), (["--data", file], "one file")
+    wrong = (
+        (["--batch-size", "0"], "batch_size"),
+        (["--width-divisor", "9"], "1 to 8"),
+        (["--data", file], "one file"),
+    )
     for options, reason in ((["--epochs", "1"], "resume it"), *wrong):
         assert main([*arguments, *options]) == 1
         assert reason in capsys.readouterr().err.splitlines()[-1]
@@ -341,5 +322,4 @@ def test_who_comes_when_all_places_are_taken_is_asked_to_come_back(served):
 
 def test_without_voila_the_app_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr("hwrlib.app.server.importlib.util.find_spec", lambda _: None)
-    assert main(["app"]) == 1
-    assert "the app needs Voila: pip install" in capsys.readouterr().err
+    assert main(["app"]) == 1 and "the app needs Voila: pip install" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import runpy
 import shutil
 import sys
 import tomllib
@@ -25,15 +24,6 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED, EXTRAS = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
 CODE = [path for path in (ROOT / "hwrlib").rglob("*.py") if "tests" not in path.parts and "scripts" not in path.parts]
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "hwrlib" / "scripts").glob("[!_]*.py")))
-def test_every_script_says_what_it_does(name, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_module(f"hwrlib.scripts.{name}", run_name="__main__")
-    assert "usage: " in capsys.readouterr().out
 
 
 def test_calibration_finds_the_offset_and_slope_that_were_put_in_or_says_that_it_cannot():
@@ -96,10 +86,8 @@ def test_words_are_cut_where_the_gaps_leave_no_doubt(tmp_path):
             line[40:90, begin:end] = 0
         return line
 
-    spans = (20, 60), (66, 120), (180, 240), (246, 300)
-    cut = words.cut_words(written(*spans), "Well , sir .")
+    cut = words.cut_words(written((20, 60), (66, 120), (180, 240), (246, 300)), "Well , sir .")
     assert [(word.shape, text) for word, text in cut] == [((128, 149), "Well ,"), ((128, 251), "sir .")]
-    assert words.cut_words(written(*spans), "three words here") == []
     assert words.cut_words(written((20, 120), (180, 280), width=300), "I considered") == []  # pieces of a like width
     assert [word.shape for word, _ in words.cut_words(written((20, 60), width=90), "one")] == [(128, 128)]
     load_lines("validation", "sample").select(range(8)).to_parquet(tmp_path / "train.parquet")
@@ -108,13 +96,10 @@ def test_words_are_cut_where_the_gaps_leave_no_doubt(tmp_path):
     assert len(texts) > 8 and set("".join(texts)) <= set(IAM.characters)
 
 
-def test_requirements_are_the_dependencies_with_those_of_app_archive_and_test():
+def test_requirements_are_the_dependencies_each_with_a_lower_bound_and_pinned():
     rows = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     widgets = [row for row in EXTRAS["app"] if not row.startswith(("voila", "tornado"))]  # a notebook needs no server
     assert [row for row in rows if not row.startswith("#")] == NEEDED + widgets + EXTRAS["archive"] + EXTRAS["test"]
-
-
-def test_bounds_are_lower_ones_and_every_requirement_is_pinned():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
     for row in NEEDED + [row for extra in EXTRAS.values() for row in extra]:
         name, _, bound = row.partition(">=")
@@ -122,7 +107,7 @@ def test_bounds_are_lower_ones_and_every_requirement_is_pinned():
         assert f"\n{name.partition('[')[0].lower().replace('_', '-')}==" in pinned, row
 
 
-def test_what_the_module_imports_is_declared_and_it_imports_no_script():
+def test_what_the_module_imports_is_declared_and_the_wheel_holds_what_reading_needs_and_no_script():
     modules = {"PIL": "pillow", "cv2": "opencv-python-headless", "IPython": "ipython", "fpdf": "fpdf2"}
     names = {row.partition(">=")[0].partition("[")[0] for row in NEEDED + EXTRAS["app"] + EXTRAS["archive"]}
     names |= {"hwrlib", "pillow_heif", "traitlets", *sys.stdlib_module_names}  # HEIC; with ipywidgets
@@ -133,9 +118,6 @@ def test_what_the_module_imports_is_declared_and_it_imports_no_script():
             for name in found:
                 top = name.partition(".")[0]
                 assert modules.get(top, top) in names and not name.startswith("hwrlib.scripts"), f"{path}: {name}"
-
-
-def test_the_wheel_holds_every_file_that_reading_needs_and_no_script():
     tool = PROJECT["tool"]["setuptools"]
     assert {".".join(path.parent.relative_to(ROOT).parts) for path in CODE} == set(tool["packages"])
     folders = {ROOT / package.replace(".", "/"): patterns for package, patterns in tool["package-data"].items()}

@@ -18,15 +18,12 @@ def test_strokes_fill_the_height_tightly():
         assert 5 < out.shape[1] / 128 < 7
 
 
-def test_a_dot_a_dash_and_a_dot_beside_a_letter_are_drawn():
+def test_dots_and_dashes_are_drawn_and_a_drifting_line_is_levelled():
     rng = np.random.default_rng(0)
     for smallest in ([[5, 5]], [[5, 5, 5, 5]], [[0, 50, 300, 50]]):
         drawn = render_strokes(smallest, rng)
         assert drawn.min() < 150 and drawn.shape[1] <= 33 * 128
     assert render_strokes([[0, 0, 0, 100], [200, 90]], rng)[:, -20:].min() < 150
-
-
-def test_a_drifting_line_is_levelled():
     x = np.arange(0, 5000, 10)
     level = np.stack([x, 250 * np.sin(x / 60)], 1)
     drift = level + np.stack([0 * x, 0.1 * x], 1)
