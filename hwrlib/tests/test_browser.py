@@ -162,6 +162,18 @@ def wait_for(driver, selector, words):
     wait(driver, lambda _: any(e.text.startswith(words) for e in driver.find_elements(*chosen)), f"{words!r}")
 
 
+def scroll_up_to(driver, selector):
+    """Scroll from the end of a notebook, where running it leads, to an element: JupyterLab draws what is in view."""
+
+    def seen(_):
+        found = [element for element in driver.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+        script = "arguments[0].scrollIntoView({block: 'start'})" if found else "arguments[1].scrollBy(0, -300)"
+        driver.execute_script(script, *found[:1] or [None], find(driver, ".jp-Notebook .jp-WindowedPanel-outer"))
+        return found
+
+    wait(driver, seen, selector)
+
+
 def write(driver, strokes, down=0):
     """Write on the pad with the mouse."""
     pad = find(driver, ".hwr-pad svg")
@@ -290,8 +302,9 @@ def test_the_chapter_in_jupyterlab(browse, serve, place, tmp_path):
     wait(None, lambda _: kernel_is_idle(address), "the kernel to be idle: what is run before gets lost")
     find(driver, "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']").click()
     find(driver, "//li[@data-command='runmenu:run-all']").click()
+    wait(None, lambda _: kernel_is_idle(address), "the chapter to be run")
+    scroll_up_to(driver, ".hwr-pictures")
     wait_for(driver, ".hwr-status", "Write on the pad")
-    driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", find(driver, ".hwr-pictures"))
     write(driver, HELLO)
     wait_for(driver, ".hwr-status", "Read your writing.")
     Image.open(ROOT / "hwrlib" / "samples" / "page.png").crop((60, 60, 1020, 140)).save(tmp_path / "line.png")

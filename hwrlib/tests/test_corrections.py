@@ -18,8 +18,7 @@ from hwrlib.data import DataError, load_lines
 from hwrlib.images import ImageError
 from hwrlib.tests.conftest import strokes
 
-TEXTS = ['"Yes", she said, and left.', 'a "quoted" end"', "Grüße, Ångström", "\\n", "  two\tparts\u00a0here \n"]
-TEXTS += ["007", "NaN", "null", "NA", "None", "true", "1e5", "-", "[]", "{}", "1958-03-04"]
+TEXTS = ['"Yes", she said, and left.', 'a "quoted" end"', "Grüße", "\\n", "  two\tparts\u00a0here \n", "007", "NaN"]
 LINE = strokes(300)
 ROW = b'{"file_name": "a.png", "text": "one"}\n'
 

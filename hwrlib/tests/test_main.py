@@ -101,14 +101,15 @@ def test_json_has_confidence_and_the_places_of_line_and_characters(read, images,
 def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_line(read, images, tmp_path, capsys):
     (tmp_path / "program.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     os.mkfifo(tmp_path / "pipe.png")
-    bad = [str(tmp_path / "program.png"), str(tmp_path / "pipe.png"), "/dev/zero", str(tmp_path / "none.png")]
+    bad = [*(str(tmp_path / f"{name}.png") for name in ("program", "pipe", "none")), "/dev/zero"]
     assert read(*bad, images / "0.png") == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"{images / '0.png'}\t") and len(out.splitlines()) == 1
     for said, name in zip(err.splitlines(), bad, strict=True):
         assert said.startswith("hwrlib: ") and name in said
     refused = [((images, images / "0.png", "--output", tmp_path / "out"), "two files called 0.png")]
-    refused += [((images, "--format", "alto"), "give --output"), ((tmp_path,), str(tmp_path))]
+    (tmp_path / "empty").mkdir()
+    refused += [((images, "--format", "alto"), "give --output"), ((tmp_path / "empty",), "empty")]
     refused += [((images, "--weights", tmp_path / "no"), str(tmp_path / "no"))]
     for arguments, reason in refused:
         assert read(*arguments) == 1

@@ -1,5 +1,6 @@
 """The error rates, the alignment and the analyses built on it."""
 
+import functools
 import json
 import unicodedata
 
@@ -13,11 +14,8 @@ from rapidfuzz.distance import Levenshtein
 from hwrlib import metrics
 
 TEXT = st.text("abcrnm dl.,", max_size=12) | st.text(max_size=8)
+nfc = functools.partial(unicodedata.normalize, "NFC")
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6)
-
-
-def nfc(text):
-    return unicodedata.normalize("NFC", text)
 
 
 def some_lines(count=60, seed=3):

@@ -83,7 +83,7 @@ def test_readmes_results_are_those_recorded():
 
 def test_it_is_light_keeps_no_state_of_widgets_and_names_the_repository_twice_for_one_sed_to_change(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text) < 400_000 and "widgets" not in json.loads(text)["metadata"]
+    assert len(text.encode()) < 400_000 and "widgets" not in json.loads(text)["metadata"]
     assert text.count(REPOSITORY) == 2  # in the badge and in the bootstrap
 
 

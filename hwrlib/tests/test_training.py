@@ -129,7 +129,6 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history) == ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
     assert history[["epoch", "steps", "lines"]].to_numpy().tolist() == [[1, 5, 18], [2, 10, 36]]
-    assert np.isfinite(history).all(axis=None)
     assert json.loads((tmp_path / "settings.json").read_text()) == dataclasses.asdict(FEW)
     left = {".lock", "best", "state-000000010", "history.csv", "settings.json"}
     assert {path.name for path in tmp_path.iterdir()} == left
