@@ -53,6 +53,7 @@ def place(tmp_path_factory):
         (place / name).symlink_to(ROOT / name, target_is_directory=True)
     (place / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / CHAPTER, place / "notebooks")
+    (place / "notebooks" / "recorded").symlink_to(ROOT / "notebooks" / "recorded", target_is_directory=True)
     (place / "jupyter_config" / "labconfig").mkdir(parents=True)
     quiet = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}  # it asks, over the page
     (place / "jupyter_config" / "labconfig" / "page_config.json").write_text(json.dumps(quiet))
@@ -302,7 +303,8 @@ def test_the_chapter_in_jupyterlab(browse, serve, place, tmp_path):
     wait(None, lambda _: kernel_is_idle(address), "the kernel to be idle: what is run before gets lost")
     find(driver, "//div[contains(@class, 'lm-MenuBar-itemLabel') and text()='Run']").click()
     find(driver, "//li[@data-command='runmenu:run-all']").click()
-    wait(None, lambda _: kernel_is_idle(address), "the chapter to be run")
+    wait(None, lambda _: not kernel_is_idle(address), "the chapter to begin")
+    wait(None, lambda _: kernel_is_idle(address), "the chapter to end")
     scroll_up_to(driver, ".hwr-pictures")
     wait_for(driver, ".hwr-status", "Write on the pad")
     write(driver, HELLO)
