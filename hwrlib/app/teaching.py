@@ -43,7 +43,8 @@ def teach(
             prepare_lines(rows.select([number]), recognizer.model.alphabet, recognizer.model.width_divisor)
             usable.append(number)
         except DataError as error:
-            whys.append(f" Left out: {rows[number]['text']!r}: {str(error).split(': ', 2)[-1]}.")
+            why = str(error).splitlines()[0].split(": ", 1)[-1]  # without the row's place, and what the command offers
+            whys.append(f" Left out: {rows[number]['text']!r}: {why}.")
     left_out = "".join(whys[:3])
     if len(usable) < LEAST:
         raise DataError(
