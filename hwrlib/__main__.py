@@ -162,7 +162,7 @@ def evaluate(options: argparse.Namespace) -> int:
         try:
             prepared[number] = recognizer.prepare(rows[number]["image"])
         except ValueError as error:
-            complain(error, f"{options.data}, row {number}")
+            complain(error, rows["origin"][number])
     failed, rows = len(prepared) < len(rows), rows.remove_columns("image").select(list(prepared))
     readings = recognizer.read_prepared(list(prepared.values()), progress=sys.stderr.isatty())
     table = per_line(rows["text"][:], [reading.text for reading in readings])

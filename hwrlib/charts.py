@@ -22,7 +22,7 @@ def style() -> None:
 
 
 def show(fig: Figure, name: str, alt: str) -> None:
-    """Save a figure under a name in the folder of ``HWR_CHARTS``, show it with a text for the blind, and close it."""
+    """Save a figure in the folder of ``HWR_CHARTS``, show it with a text for those who cannot see it, and close it."""
     path = Path(os.environ.get("HWR_CHARTS", FOLDER)) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=150, metadata={"Software": None})
