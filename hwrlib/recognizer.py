@@ -19,7 +19,9 @@ from hwrlib.ctc import Character, Reading, frames, greedy
 from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
+from hwrlib.page.baselines import see, upright
 from hwrlib.page.lines import PageLine, crop_line, find_lines
+from hwrlib.page.maps import Maps
 from hwrlib.page.places import place_reading, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -27,7 +29,8 @@ Kind = Literal["line", "page"] | None
 DECODERS = {"greedy": lambda: greedy, "beam": PrefixBeam, "language": lambda: PrefixBeam(CharNgram.load())}
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
-SURE = 0.85  # of the characters right: a page read worse is turned; upside down reads at up to 0.8, upright at 0.9
+SURE = 0.85  # of the characters right: a page read worse may lie upside down; so read, pages come to 0.8 at most
+SAMPLE, CLEARLY = 3, 0.05  # so many lines are read both ways; turned, they must be so much surer
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -41,31 +44,34 @@ def calibrated(confidence: float, offset: float, slope: float) -> float:
     return float(1 / (1 + np.exp(-offset - slope * log_odds(confidence))))
 
 
-def is_line(page: np.ndarray, kind: Kind = None) -> bool:
-    """Whether a picture (H, W) is to be read as one line: it is called so, or at least five times as wide as high."""
-    height, width = page.shape
-    return kind == "line" or (kind is None and width >= 5 * height)
-
-
-def _lines_or_line(page: np.ndarray, kind: Kind) -> list[PageLine]:
-    """The lines that are found; a lone one as a line, which is cropped only where it must be."""
-    whole = PageLine((0, 0, page.shape[1], page.shape[0]), page)
-    lines = [whole] if is_line(page, kind) else find_lines(page)
-    if kind == "page" or len(lines) != 1:
-        return lines
-    crop = crop_line(page) or dataclasses.replace(whole, baseline=lines[0].baseline)
-    return [dataclasses.replace(crop, box=lines[0].box)]
-
-
 def expected_right(readings: list[Reading]) -> float:
     """The number of characters that are expected to be right: confidences weighted with their texts' lengths."""
     return sum(reading.confidence * len(reading.text) for reading in readings)
 
 
-def is_sure(readings: list[Reading]) -> bool:
-    """Whether a page seems to be upright: sideways its lines are nothing, unsure or a few characters each."""
-    characters = sum(len(reading.text) for reading in readings)
-    return characters >= max(1, 5 * len(readings)) and expected_right(readings) >= SURE * characters
+def mean_confidence(readings: list[Reading]) -> float:
+    """The share of the characters that are expected to be right; 0 where nothing was read."""
+    return expected_right(readings) / max(1, sum(len(reading.text) for reading in readings))
+
+
+def longest(lines: list[PageLine]) -> list[int]:
+    """The places in the list of the longest lines, three at most."""
+    return sorted(range(len(lines)), key=lambda k: -lines[k].image.shape[1] / len(lines[k].image))[:SAMPLE]
+
+
+def find_turned(page: np.ndarray, kind: Kind, rotation: int, maps: Maps | None = None) -> list[PageLine]:
+    """The lines of a page that is turned clockwise to be read; their places lie on the page as given.
+
+    A lone one is a line, which is cropped only where it must be; a long strip without one is read as it is.
+    """
+    turned, maps = (np.ascontiguousarray(np.rot90(page, -rotation // 90)), None) if rotation else (page, maps)
+    height, width = turned.shape
+    lines = [] if kind == "line" else find_lines(turned, maps)
+    if kind == "line" or (kind is None and (len(lines) == 1 or (not lines and width >= 5 * height))):
+        whole = PageLine((0, 0, width, height), turned, baseline=lines[0].baseline if lines else None)
+        crop = crop_line(turned, maps) or whole
+        lines = [dataclasses.replace(crop, box=lines[0].box if lines else crop.box)]
+    return [turn_line_back(line, turned.shape, rotation) for line in lines]
 
 
 def widen(line: np.ndarray, times: float) -> np.ndarray:
@@ -137,35 +143,37 @@ class Recognizer:
     def iter_page(self, image: Picture, kind: Kind = None, rotation: int | None = None) -> Iterator[PageReading]:
         """Read a page and yield how far it is: all lines first, then more and more of their readings.
 
-        A page that reads badly is tried on both sides and upside down as well, until one reads well; each try begins
-        anew, and the last that is yielded is the best.
+        Where the maps of its lines say that it lies on a side or upside down, or it reads badly, three lines are read
+        both ways, and it is turned where that reads clearly better; the last that is yielded is the best.
 
         Arguments:
             image: a page or a line, whatever :func:`hwrlib.images.load_page` takes.
-            kind: "line" or "page" says what it is; else it is a line where it is at least five times as wide as high
-                or one line is found on it.
-            rotation: degrees clockwise, 0, 90, 180 or 270, by which to turn it to be read; None tries.
+            kind: "line" or "page" says what it is; else it is a line where one line is found on it.
+            rotation: degrees clockwise, 0, 90, 180 or 270, by which to turn it to be read; None finds it.
         """
         page, name = load_page(image), name_of(image)
-        for state in self._iter_turned(page, name, kind, rotation or 0):
+        maps = None if kind == "line" else see(page)
+        turn = rotation if rotation is not None else upright(maps) if maps else 0
+        lines = find_turned(page, kind, turn, maps)
+        if rotation is None and turn:
+            as_given = find_turned(page, kind, 0, maps)
+            if not self._confidence(lines, name) > self._confidence(as_given, name) + CLEARLY:
+                turn, lines = 0, as_given
+        for state in self._iter_lines(lines, name, turn):
             yield state
-        if rotation is not None or is_line(page, kind) or is_sure(state.readings):
-            return
-        upright, best = state, state
-        for turned in (90, 180, 270):
-            for state in self._iter_turned(page, name, kind, turned):
-                yield state
-            if best is upright or expected_right(state.readings) > expected_right(best.readings):
-                best = state
-            if is_sure(best.readings):
-                break
-        by_chance = expected_right(best.readings) <= expected_right(upright.readings) + 1
-        yield upright if by_chance else best
+        if rotation is None and maps and lines and mean_confidence(state.readings) < SURE:
+            other = find_turned(page, kind, (turn + 180) % 360)
+            some = [state.readings[k] for k in longest(lines)]
+            if self._confidence(other, name) > mean_confidence(some) + CLEARLY:
+                yield from self._iter_lines(other, name, (turn + 180) % 360)
 
-    def _iter_turned(self, page: np.ndarray, name: str, kind: Kind, rotation: int) -> Iterator[PageReading]:
-        """One try, after a turn clockwise; places lie on the page as given."""
-        turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
-        lines = [turn_line_back(line, turned.shape, rotation) for line in _lines_or_line(turned, kind)]
+    def _confidence(self, lines: list[PageLine], name: str) -> float:
+        """How well the longest lines read."""
+        *_, state = self._iter_lines([lines[k] for k in longest(lines)], name)
+        return mean_confidence(state.readings)
+
+    def _iter_lines(self, lines: list[PageLine], name: str, rotation: int = 0) -> Iterator[PageReading]:
+        """Read the lines of a page that is turned so many degrees clockwise."""
         readings, divisor = [], self.model.width_divisor
         yield PageReading(lines, readings, rotation)
         for start in range(0, len(lines), self.batch_size):

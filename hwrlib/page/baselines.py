@@ -1,0 +1,214 @@
+"""From the maps of a page to the baselines of its lines, in reading order, and which way up the page is (chapter 7).
+
+What the network marked falls into pieces, which are joined along their direction; the order is that of Breuel, "High
+performance document layout analysis" (2003).
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from hwrlib.page.maps import LONGEST, Maps, map_lines
+
+FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
+SMALL = 320  # px of the longest side at a first look
+COMFORTABLE = 12  # px of an x that the network marks best
+
+
+class Baseline(NamedTuple):
+    """The baseline of a line, from left to right.
+
+    Arguments:
+        xs, ys: its places on the page, in pixels.
+        x_height: the height of an x, in pixels.
+        probability: the network's, 0 to 1, its mean along the line.
+    """
+
+    xs: np.ndarray
+    ys: np.ndarray
+    x_height: float
+    probability: float
+
+    def at(self, columns: np.ndarray) -> np.ndarray:
+        """The rows of the line through the nearest places to these columns: it goes on straight beyond its ends."""
+        near = min(len(self.xs), max(2, round(4 * self.x_height / max(np.ptp(self.xs) / len(self.xs), 1e-6))))
+        rows = np.interp(columns, self.xs, self.ys)
+        for end, beyond in ((slice(None, near), columns < self.xs[0]), (slice(-near, None), columns > self.xs[-1])):
+            if np.any(beyond) and np.ptp(self.xs[end]) > 0:
+                slope, row = np.polyfit(self.xs[end], self.ys[end], 1)
+                rows = np.where(beyond, slope * columns + row, rows)
+        return rows
+
+
+def find_baselines(page: np.ndarray, maps: Maps | None = None) -> list[Baseline]:
+    """The baselines of an upright page, uint8 (H, W), in reading order; its maps are made where they are not given."""
+    return in_reading_order(trace(maps or see(page)))
+
+
+def see(page: np.ndarray) -> Maps:
+    """The maps of a page as large as can be or, where its letters are large, on the scale that suits them."""
+    maps, height = map_lines(page), seen_height(map_lines(page, SMALL))
+    if height > SMALL * COMFORTABLE / LONGEST:  # a first look says so: is it so when looked at again?
+        smaller = map_lines(page, round(max(SMALL / 2, SMALL * COMFORTABLE / height)))
+        if abs(seen_height(smaller) / COMFORTABLE - 1) < 0.4 and area_of_letters(smaller) > area_of_letters(maps):
+            return smaller
+    return maps
+
+
+def seen_height(maps: Maps) -> float:
+    """The usual height of an x in pixels of what the network saw; 0 where it marked nothing."""
+    lines = trace(maps)
+    return 2 * maps.scale * weighted_median([line.x_height for line in lines], [np.ptp(line.xs) for line in lines])
+
+
+def area_of_letters(maps: Maps) -> float:
+    """The area of the small letters over all baselines, in pixels of the page."""
+    return sum(np.ptp(line.xs) * line.x_height for line in trace(maps))
+
+
+def weighted_median(values: list[float], weights: list[float]) -> float:
+    """The value below which half of the weight lies; 0 of none."""
+    if not values:
+        return 0.0
+    order = np.argsort(values)
+    total = np.cumsum(np.array(weights)[order])
+    return float(values[order[np.searchsorted(total, total[-1] / 2)]])
+
+
+def upright(maps: Maps) -> int:
+    """Degrees clockwise, 0, 90, 180 or 270, by which to turn the page so that upper edges are above baselines."""
+    upper = (maps.upper < 0.5).astype(np.uint8)
+    ys, xs = np.nonzero(maps.baseline > 0.5)
+    if not len(xs) or upper.all():
+        return 0
+    _, labels = cv2.distanceTransformWithLabels(upper, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    rows, columns = np.nonzero(upper == 0)
+    places = np.zeros((labels.max() + 1, 2), int)
+    places[labels[rows, columns]] = np.stack([columns, rows], axis=1)
+    dx, dy = (places[labels[ys, xs]] - np.stack([xs, ys], axis=1)).T  # to the nearest upper edge
+    votes = [np.count_nonzero(way > np.abs(across)) for way, across in ((-dy, dx), (-dx, dy), (dy, dx), (dx, dy))]
+    return 90 * int(np.argmax(votes))
+
+
+def trace(maps: Maps) -> list[Baseline]:
+    """The baselines that the maps show, each in one piece."""
+    marked = ((maps.baseline > FAINT) & (maps.end < 0.5 + 0.5 * maps.baseline)).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(marked)
+    pieces = []
+    for k in range(1, count):
+        left, top, width, height, _ = stats[k]
+        part = slice(top, top + height), slice(left, left + width)
+        weight = np.where(labels[part] == k, maps.baseline[part], 0)
+        if width < 3:
+            continue
+        rows = (weight * np.arange(height)[:, None]).sum(axis=0) / weight.sum(axis=0) + top
+        columns = np.arange(left, left + width)
+        if (probability := float(weight.max(axis=0).mean())) > LIKELY:
+            pieces.append(Baseline(columns, rows, height_above(maps.upper, columns, rows), probability))
+    known = [piece.x_height for piece in pieces if piece.x_height]
+    usual = float(np.median(known)) if known else 0.0
+    pieces = [
+        piece if piece.x_height else piece._replace(x_height=usual) for piece in pieces if piece.x_height or usual
+    ]
+    return [on_page(line, maps.scale) for line in join(pieces, maps.end) if np.ptp(line.xs) > 0.8 * line.x_height]
+
+
+def height_above(upper: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> float:
+    """Rows from a baseline up to the line of upper edges that is nearest above it; 0 where there is none."""
+    up = np.arange(1, min(120, max(2, int(rows.max()))))
+    places = (rows - up[:, None]).clip(0).astype(np.float32)
+    across = np.broadcast_to(columns.astype(np.float32), places.shape)
+    strip = cv2.remap(upper, np.ascontiguousarray(across), places, cv2.INTER_LINEAR)
+    profile = np.convolve(strip.mean(axis=1), [0.25, 0.5, 0.25], "same")
+    high = profile > max(0.15, 0.6 * profile.max())
+    if not high.any():
+        return 0.0
+    first = int(np.argmax(high))
+    last = first + int(np.argmin(np.append(high[first:], False)))
+    return float(np.average(up[first:last], weights=profile[first:last]))
+
+
+def join(pieces: list[Baseline], end: np.ndarray) -> list[Baseline]:
+    """One baseline a line: a piece goes on with the next on its right, if it lies in its direction and near enough."""
+    pieces = sorted(pieces, key=lambda piece: piece.xs[0])
+    choices = []
+    for a, left in enumerate(pieces):
+        for b, right in enumerate(pieces):
+            size = (left.x_height + right.x_height) / 2
+            gap = right.xs[0] - left.xs[-1]
+            if a == b or not -1.5 * size < gap < 7 * size or right.xs[-1] <= left.xs[-1]:
+                continue
+            middle = np.array([(left.xs[-1] + right.xs[0]) / 2])
+            step = abs(float(left.at(middle)[0] - right.at(middle)[0]))
+            ended = ends_between(left, right, end)
+            if step < 0.6 * size and gap < (7 if ended < 0.3 else 2.2) * size:
+                choices.append((max(gap, 0) + 3 * step, a, b))
+    follows, preceded = {}, set()
+    for _, a, b in sorted(choices):
+        if a not in follows and b not in preceded:
+            follows[a] = b
+            preceded.add(b)
+    lines = []
+    for first in set(range(len(pieces))) - preceded:
+        chain = [first]
+        while chain[-1] in follows:
+            chain.append(follows[chain[-1]])
+        lines.append(merge([pieces[k] for k in chain]))
+    return lines
+
+
+def ends_between(left: Baseline, right: Baseline, end: np.ndarray) -> float:
+    """How surely both the end of one piece and the beginning of the next are marked, 0 to 1."""
+    found = []
+    for x, y in ((left.xs[-1], left.ys[-1]), (right.xs[0], right.ys[0])):
+        reach = max(2, round(0.5 * left.x_height))
+        part = end[max(0, int(y) - 2 * reach) : int(y) + reach, max(0, int(x) - reach) : int(x) + reach + 1]
+        found.append(float(part.max()) if part.size else 0.0)
+    return min(found)
+
+
+def merge(pieces: list[Baseline]) -> Baseline:
+    """The pieces of one line, from left to right, as one."""
+    xs, ys = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("xs", "ys"))
+    xs, first = np.unique(xs, return_index=True)
+    weights = [len(piece.xs) for piece in pieces]
+    size, probability = (
+        np.average([getattr(p, n) for p in pieces], weights=weights) for n in ("x_height", "probability")
+    )
+    return Baseline(xs, ys[first], float(size), float(probability))
+
+
+def on_page(line: Baseline, scale: float) -> Baseline:
+    """The line with its places on the page, of which the map is so much smaller."""
+    return line._replace(xs=(line.xs + 0.5) / scale, ys=(line.ys + 0.5) / scale, x_height=line.x_height / scale)
+
+
+def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
+    """From top to bottom, one column after the other.
+
+    A line comes before another where it is above it and they share columns, or where it is wholly to the left and
+    nothing that spans both lies between them.
+    """
+
+    def share(a: Baseline, b: Baseline) -> bool:
+        return min(a.xs[-1], b.xs[-1]) > max(a.xs[0], b.xs[0])
+
+    lines = sorted(lines, key=lambda line: float(np.median(line.ys)))
+    middle = [float(np.median(line.ys)) for line in lines]
+    before = [set() for _ in lines]
+    for a, one in enumerate(lines):
+        for b, other in enumerate(lines):
+            if a < b and share(one, other):
+                before[b].add(a)
+            elif a != b and one.xs[-1] <= other.xs[0]:
+                low, high = sorted((middle[a], middle[b]))
+                between = (k for k in range(len(lines)) if low < middle[k] < high)
+                if not any(share(lines[k], one) and share(lines[k], other) for k in between):
+                    before[b].add(a)
+    order: list[int] = []
+    while len(order) < len(lines):
+        left = [k for k in range(len(lines)) if k not in order]
+        free = [k for k in left if not before[k] - set(order)] or left[:1]
+        order.append(free[0])
+    return [lines[k] for k in order]

@@ -1,0 +1,94 @@
+"""A small network marks where the lines of a page are: their baselines, their upper edges and their ends (chapter 7).
+
+A U-Net (Ronneberger et al., 2015) labels each pixel, as in Kiessling, "A modular region and text line layout analysis
+system" (2020), and Gruening et al., "A two-stage method for text line detection in historical documents" (2019).
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from hwrlib import WEIGHTS
+
+LONGEST = 768  # px of the picture's longest side, as the network sees it
+STRIDE = 2  # a map has half the sides of what the network sees
+CHANNELS = 16, 24, 40, 64, 96
+NAMES = "baseline", "upper", "end"
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(outputs), nn.ReLU(True), second, nn.BatchNorm2d(outputs), nn.ReLU(True))
+
+
+class LineMapper(nn.Module):
+    """A U-Net from a picture to the logits of three maps at half its size: baselines, upper edges, ends of lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList(
+            _block(inputs, outputs, STRIDE if inputs == 1 else 1)
+            for inputs, outputs in zip((1, *CHANNELS), CHANNELS, strict=False)
+        )
+        self.up = nn.ModuleList(_block(below + beside, beside) for beside, below in itertools.pairwise(CHANNELS))
+        self.head = nn.Conv2d(CHANNELS[0], len(NAMES), 1)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits (N, 3, H / 2, W / 2) of pictures (N, 1, H, W) from :func:`normalise`; H and W divisible by 32."""
+        levels = []
+        for block in self.down:
+            levels.append(block(F.max_pool2d(levels[-1], 2) if levels else pictures))
+        x = levels.pop()
+        for block in reversed(self.up):
+            beside = levels.pop()
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), beside], 1))
+        return self.head(x)
+
+
+class Maps(NamedTuple):
+    """The probabilities of a picture's pixels to lie on a baseline, an upper edge, an end of a line.
+
+    Arguments:
+        baseline, upper, end: float32 (H, W), 0 to 1.
+        scale: pixels of a map for a pixel of the picture.
+    """
+
+    baseline: np.ndarray
+    upper: np.ndarray
+    end: np.ndarray
+    scale: float
+
+
+def normalise(grey: np.ndarray) -> np.ndarray:
+    """What the network sees of grey levels (H, W): the difference to the brightness around, float32."""
+    grey = grey.astype(np.float32)
+    size = max(grey.shape) // 8 | 1
+    return (grey - cv2.blur(grey, (size, size))) / 48
+
+
+@functools.cache
+def embedded_mapper() -> LineMapper:
+    """The embedded network, on the CPU."""
+    network = LineMapper().eval()
+    network.load_state_dict({name: part.float() for name, part in load_file(WEIGHTS / "lines.safetensors").items()})
+    return network
+
+
+@torch.inference_mode()
+def map_lines(page: np.ndarray, longest: int = LONGEST) -> Maps:
+    """The maps of a page, uint8 (H, W), scaled so that its longest side has at most so many pixels."""
+    scale = min(1.0, longest / max(page.shape))
+    height, width = (max(1, round(side * scale)) for side in page.shape)
+    small = page if scale == 1 else cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA)
+    padded = np.pad(normalise(small), ((0, -height % 32), (0, -width % 32)), mode="edge")
+    logits = embedded_mapper()(torch.from_numpy(padded)[None, None])[0]
+    maps = logits[:, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid().numpy()
+    return Maps(*maps, scale / STRIDE)
