@@ -15,13 +15,12 @@ from hwrlib import WEIGHTS
 from hwrlib.batches import pad
 from hwrlib.beam import PrefixBeam
 from hwrlib.cpu import PRECISIONS, best_precision, keep_freed
-from hwrlib.ctc import Character, Reading, frames, greedy
+from hwrlib.ctc import Character, Reading, frames, greedy, path_confidence
 from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
-from hwrlib.page.baselines import see, upright
+from hwrlib.page.baselines import find_baselines, is_sideways
 from hwrlib.page.lines import PageLine, crop_line, find_lines
-from hwrlib.page.maps import Maps
 from hwrlib.page.places import place_reading, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -29,8 +28,8 @@ Kind = Literal["line", "page"] | None
 DECODERS = {"greedy": lambda: greedy, "beam": PrefixBeam, "language": lambda: PrefixBeam(CharNgram.load())}
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
-SURE = 0.85  # of the characters right: a page read worse may lie upside down; so read, pages come to 0.8 at most
-SAMPLE, CLEARLY = 3, 0.05  # so many lines are read both ways; turned, they must be so much surer
+SURE = 0.8  # certainty: a page less sure may lie upside down
+SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -49,27 +48,23 @@ def expected_right(readings: list[Reading]) -> float:
     return sum(reading.confidence * len(reading.text) for reading in readings)
 
 
-def mean_confidence(readings: list[Reading]) -> float:
-    """The share of the characters that are expected to be right; 0 where nothing was read."""
-    return expected_right(readings) / max(1, sum(len(reading.text) for reading in readings))
+def certainty(readings: list[Reading]) -> float:
+    """How sure the network itself is, per character: no language model, which makes sense of rubbish, has a share."""
+    return path_confidence(sum(r.log_probability for r in readings), sum(len(r.text) for r in readings))
 
 
-def longest(lines: list[PageLine]) -> list[int]:
-    """The places in the list of the longest lines, three at most."""
-    return sorted(range(len(lines)), key=lambda k: -lines[k].image.shape[1] / len(lines[k].image))[:SAMPLE]
-
-
-def find_turned(page: np.ndarray, kind: Kind, rotation: int, maps: Maps | None = None) -> list[PageLine]:
+def find_turned(page: np.ndarray, kind: Kind, rotation: int) -> list[PageLine]:
     """The lines of a page that is turned clockwise to be read; their places lie on the page as given.
 
     A lone one is a line, which is cropped only where it must be; a long strip without one is read as it is.
     """
-    turned, maps = (np.ascontiguousarray(np.rot90(page, -rotation // 90)), None) if rotation else (page, maps)
+    turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
     height, width = turned.shape
-    lines = [] if kind == "line" else find_lines(turned, maps)
+    baselines = find_baselines(turned)
+    lines = [] if kind == "line" else find_lines(turned, baselines)
     if kind == "line" or (kind is None and (len(lines) == 1 or (not lines and width >= 5 * height))):
         whole = PageLine((0, 0, width, height), turned, baseline=lines[0].baseline if lines else None)
-        crop = crop_line(turned, maps) or whole
+        crop = crop_line(turned, baselines) or whole
         lines = [dataclasses.replace(crop, box=lines[0].box if lines else crop.box)]
     return [turn_line_back(line, turned.shape, rotation) for line in lines]
 
@@ -143,8 +138,8 @@ class Recognizer:
     def iter_page(self, image: Picture, kind: Kind = None, rotation: int | None = None) -> Iterator[PageReading]:
         """Read a page and yield how far it is: all lines first, then more and more of their readings.
 
-        Where the maps of its lines say that it lies on a side or upside down, or it reads badly, three lines are read
-        both ways, and it is turned where that reads clearly better; the last that is yielded is the best.
+        Where lines are found with the page on its side, or it reads badly and may lie upside down, three lines are read
+        each way, and it is turned where that reads clearly better; the last that is yielded is the best.
 
         Arguments:
             image: a page or a line, whatever :func:`hwrlib.images.load_page` takes.
@@ -152,25 +147,34 @@ class Recognizer:
             rotation: degrees clockwise, 0, 90, 180 or 270, by which to turn it to be read; None finds it.
         """
         page, name = load_page(image), name_of(image)
-        maps = None if kind == "line" else see(page)
-        turn = rotation if rotation is not None else upright(maps) if maps else 0
-        lines = find_turned(page, kind, turn, maps)
-        if rotation is None and turn:
-            as_given = find_turned(page, kind, 0, maps)
-            if not self._confidence(lines, name) > self._confidence(as_given, name) + CLEARLY:
-                turn, lines = 0, as_given
-        for state in self._iter_lines(lines, name, turn):
+        known = rotation is not None or kind == "line"
+        turns = [rotation or 0] if known else [0, 90, 270] if is_sideways(page) else [0]
+        found = {turn: find_turned(page, kind, turn) for turn in turns}
+        turn = self._surest(found, name)
+        maybe_upside_down = not known and turn == 0
+        for state in self._iter_lines(found[turn], name, turn):
             yield state
-        if rotation is None and maps and lines and mean_confidence(state.readings) < SURE:
-            other = find_turned(page, kind, (turn + 180) % 360)
-            some = [state.readings[k] for k in longest(lines)]
-            if self._confidence(other, name) > mean_confidence(some) + CLEARLY:
-                yield from self._iter_lines(other, name, (turn + 180) % 360)
+            if maybe_upside_down and len(state.readings) >= min(SAMPLE, len(state.lines)):
+                maybe_upside_down = False
+                if state.lines and certainty(state.readings) < SURE:
+                    found[180] = find_turned(page, kind, 180)
+                    if self._surest({turn: found[turn] for turn in (0, 180)}, name):
+                        yield from self._iter_lines(found[180], name, 180)
+                        return
 
-    def _confidence(self, lines: list[PageLine], name: str) -> float:
-        """How well the longest lines read."""
-        *_, state = self._iter_lines([lines[k] for k in longest(lines)], name)
-        return mean_confidence(state.readings)
+    def _surest(self, found: dict[int, list[PageLine]], name: str) -> int:
+        """The turn with which the longest lines of a page read most surely; in doubt the first, which is none."""
+        first, *others = found
+        best = max(others, key=lambda turn: self._certainty(found[turn], name), default=first)
+        better = others and self._certainty(found[best], name) > self._certainty(found[first], name) + CLEARLY
+        return best if better else first
+
+    def _certainty(self, lines: list[PageLine], name: str) -> float:
+        """How surely the longest lines read, 0 to 1."""
+        chosen = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
+        pixels = (prepare_pixels(line.image, width_divisor=self.model.width_divisor, name=name) for line in chosen)
+        read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
+        return certainty(read) if any(reading.text for reading in read) else 0.0
 
     def _iter_lines(self, lines: list[PageLine], name: str, rotation: int = 0) -> Iterator[PageReading]:
         """Read the lines of a page that is turned so many degrees clockwise."""

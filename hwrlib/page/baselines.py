@@ -1,4 +1,4 @@
-"""From the maps of a page to the baselines of its lines, in reading order, and which way up the page is (chapter 7).
+"""From the maps of a page to the baselines of its lines, in reading order (chapter 7).
 
 What the network marked falls into pieces, which are joined along their direction; the order is that of Breuel, "High
 performance document layout analysis" (2003).
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hwrlib.page.maps import LONGEST, Maps, map_lines
+from hwrlib.page.maps import Maps, map_lines
 
 FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
-SMALL = 320  # px of the longest side at a first look
-COMFORTABLE = 12  # px of an x that the network marks best
+FINEST, SCALES = 1152, (768, 448, 256)  # px of the longest side, as the network sees it
+SMALL = 7  # px of an x: less is looked at on the finest scale, too
 
 
 class Baseline(NamedTuple):
@@ -41,30 +41,30 @@ class Baseline(NamedTuple):
         return rows
 
 
-def find_baselines(page: np.ndarray, maps: Maps | None = None) -> list[Baseline]:
-    """The baselines of an upright page, uint8 (H, W), in reading order; its maps are made where they are not given."""
-    return in_reading_order(trace(maps or see(page)))
+def find_baselines(page: np.ndarray) -> list[Baseline]:
+    """The baselines of an upright page, uint8 (H, W), in reading order."""
+    return in_reading_order(trace(see(page)))
 
 
 def see(page: np.ndarray) -> Maps:
-    """The maps of a page as large as can be or, where its letters are large, on the scale that suits them."""
-    maps, height = map_lines(page), seen_height(map_lines(page, SMALL))
-    if height > SMALL * COMFORTABLE / LONGEST:  # a first look says so: is it so when looked at again?
-        smaller = map_lines(page, round(max(SMALL / 2, SMALL * COMFORTABLE / height)))
-        if abs(seen_height(smaller) / COMFORTABLE - 1) < 0.4 and area_of_letters(smaller) > area_of_letters(maps):
-            return smaller
-    return maps
+    """The maps of a page on the scale on which most is found, and surely: large letters are best seen small."""
+    maps = [map_lines(page, longest) for longest in SCALES]
+    lines = trace(maps[0])
+    height = weighted_median([line.x_height for line in lines], [np.ptp(line.xs) for line in lines])
+    if 0 < 2 * maps[0].scale * height < SMALL:
+        maps.append(map_lines(page, FINEST))
+    return max(maps, key=amount)
 
 
-def seen_height(maps: Maps) -> float:
-    """The usual height of an x in pixels of what the network saw; 0 where it marked nothing."""
-    lines = trace(maps)
-    return 2 * maps.scale * weighted_median([line.x_height for line in lines], [np.ptp(line.xs) for line in lines])
+def amount(maps: Maps) -> float:
+    """How much is found: the length of all baselines in pixels of the page, the less sure of them counting less."""
+    return sum(np.ptp(line.xs) * line.probability**2 for line in trace(maps))
 
 
-def area_of_letters(maps: Maps) -> float:
-    """The area of the small letters over all baselines, in pixels of the page."""
-    return sum(np.ptp(line.xs) * line.x_height for line in trace(maps))
+def is_sideways(page: np.ndarray) -> bool:
+    """Whether much more is found on a small copy of the page when it is laid on its side."""
+    turned = np.ascontiguousarray(np.rot90(page))
+    return amount(map_lines(turned, SCALES[1])) > 2 * amount(map_lines(page, SCALES[1]))
 
 
 def weighted_median(values: list[float], weights: list[float]) -> float:
@@ -74,21 +74,6 @@ def weighted_median(values: list[float], weights: list[float]) -> float:
     order = np.argsort(values)
     total = np.cumsum(np.array(weights)[order])
     return float(values[order[np.searchsorted(total, total[-1] / 2)]])
-
-
-def upright(maps: Maps) -> int:
-    """Degrees clockwise, 0, 90, 180 or 270, by which to turn the page so that upper edges are above baselines."""
-    upper = (maps.upper < 0.5).astype(np.uint8)
-    ys, xs = np.nonzero(maps.baseline > 0.5)
-    if not len(xs) or upper.all():
-        return 0
-    _, labels = cv2.distanceTransformWithLabels(upper, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    rows, columns = np.nonzero(upper == 0)
-    places = np.zeros((labels.max() + 1, 2), int)
-    places[labels[rows, columns]] = np.stack([columns, rows], axis=1)
-    dx, dy = (places[labels[ys, xs]] - np.stack([xs, ys], axis=1)).T  # to the nearest upper edge
-    votes = [np.count_nonzero(way > np.abs(across)) for way, across in ((-dy, dx), (-dx, dy), (dy, dx), (dx, dy))]
-    return 90 * int(np.argmax(votes))
 
 
 def trace(maps: Maps) -> list[Baseline]:

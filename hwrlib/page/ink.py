@@ -14,6 +14,7 @@ from hwrlib.page.baselines import Baseline, weighted_median
 FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 X_HEIGHT = 24  # px of the reduced scale at most
 PAPER = 41  # px of the reduced scale: wider than any stroke
+ABOVE, BELOW, BEYOND = 3.2, 2.2, 4  # x-heights around a baseline within which its ink is
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -44,23 +45,22 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     usual = weighted_median(rises, [np.ptp(line.xs) for line in lines])
     matrix, size = rotation(small.shape, float(np.degrees(usual)))
     lines = [moved(line, matrix, scale) for line in lines]
-    near = zone(lines, size)
     level = cv2.warpAffine(small, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if is_negative(level, lines):
         page, small = 255 - page, 255 - small
     contrast, paper = contrast_to_paper(small)
     contrast = cv2.warpAffine(contrast, matrix, size)
-    faint, strong = thresholds(contrast, near)
-    ink, marks = contrast > strong, contrast > faint
-    area, inner = (np.count_nonzero(part & near) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
+    marks = contrast > (faint := faintest(contrast))
+    ink = contrast > thresholds(contrast, faint, lines)
+    area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings = find_rulings(marks.astype(np.uint8), stroke)
-    if rulings.any() and (ink & ~rulings & near).any():
-        printed, written = (np.median(contrast[part & near]) for part in (rulings, ink & ~rulings))
+    if rulings.any() and (ink & ~rulings).any():
+        printed, written = (np.median(contrast[part]) for part in (rulings, ink & ~rulings))
         if written > printed + 2 * FAINT:  # where a ruling is darker than printed, a stroke runs along it
             rulings &= contrast <= (2 * printed + written) / 3
     ink &= ~rulings
-    ruled = np.count_nonzero(rulings & near) / max(1, np.count_nonzero(marks & near))
+    ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks))
     hidden = (ink | rulings).astype(np.uint8)
     return Level(ink, hidden, stroke, ruled, lines, page, paper, scale, cv2.invertAffineTransform(matrix))
 
@@ -80,16 +80,6 @@ def moved(line: Baseline, matrix: np.ndarray, scale: float) -> Baseline:
     xs, ys = matrix @ np.stack([line.xs * scale - 0.5, line.ys * scale - 0.5, np.ones(len(line.xs))])
     order = np.argsort(xs, kind="stable")
     return line._replace(xs=xs[order], ys=ys[order], x_height=line.x_height * scale)
-
-
-def zone(lines: list[Baseline], size: tuple[int, int]) -> np.ndarray:
-    """Where the small letters of these lines are: bool (H, W)."""
-    mask = np.zeros(size[::-1], np.uint8)
-    for line in lines:
-        top, bottom = line.ys - 1.5 * line.x_height, line.ys + 0.6 * line.x_height
-        edge = np.concatenate([np.stack([line.xs, top], 1), np.stack([line.xs, bottom], 1)[::-1]])
-        cv2.fillPoly(mask, [np.round(edge).astype(np.int32)], 1)
-    return mask > 0
 
 
 def is_negative(level: np.ndarray, lines: list[Baseline]) -> bool:
@@ -115,13 +105,30 @@ def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return contrast, paper
 
 
-def thresholds(contrast: np.ndarray, near: np.ndarray) -> tuple[float, float]:
-    """The contrast above the paper's noise, and, near the lines, Otsu's between ink and what is fainter; 255: none."""
+def faintest(contrast: np.ndarray) -> float:
+    """The contrast above the paper's noise."""
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
-    faint = max(20.0, 4 * noise)
-    seen = contrast[near & (contrast > faint)].reshape(1, -1)
-    return faint, cv2.threshold(seen, 0, 255, cv2.THRESH_OTSU)[0] if seen.size else 255
+    return max(20.0, 4 * noise)
+
+
+def thresholds(contrast: np.ndarray, faint: float, lines: list[Baseline]) -> np.ndarray:
+    """The contrast that ink has, uint8 (H, W): Otsu's of each line around it, 255 where no line is near."""
+    strong = np.full_like(contrast, 255)
+    for line in lines:
+        letters, around = (band(line, *reach, contrast.shape) for reach in ((1.5, 0.6, 0), (ABOVE, BELOW, BEYOND)))
+        seen = contrast[letters][contrast[letters] > faint].reshape(1, -1)
+        if seen.size:
+            strong[around] = np.minimum(strong[around], cv2.threshold(seen, 0, 255, cv2.THRESH_OTSU)[0])
+    return strong
+
+
+def band(line: Baseline, above: float, below: float, beside: float, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels that are so many x-heights around a baseline: bool (H, W)."""
+    xs = np.concatenate([line.xs[:1] - beside * line.x_height, line.xs, line.xs[-1:] + beside * line.x_height])
+    ys = np.concatenate([line.ys[:1], line.ys, line.ys[-1:]])
+    edge = [np.stack([xs, ys - above * line.x_height], 1), np.stack([xs, ys + below * line.x_height], 1)[::-1]]
+    return cv2.fillPoly(np.zeros(shape, np.uint8), [np.round(np.concatenate(edge)).astype(np.int32)], 1) > 0
 
 
 def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:

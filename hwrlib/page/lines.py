@@ -12,14 +12,12 @@ import numpy as np
 from numpy.polynomial import Polynomial
 from PIL import Image
 
-from hwrlib.images import load_page
+from hwrlib.images import LONGEST, load_page
 from hwrlib.page.baselines import Baseline, find_baselines
-from hwrlib.page.ink import SQUARE, Level, baseline_row, level_ink, spread
-from hwrlib.page.maps import Maps
+from hwrlib.page.ink import ABOVE, BELOW, BEYOND, SQUARE, Level, baseline_row, level_ink, spread
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
-ABOVE, BELOW = 3.2, 2.2  # x-heights from a baseline within which its line's ink is
-BESIDE, BEYOND = 1.2, 4  # x-heights from its ends: of loose pieces, and of those that hang together with its letters
+BESIDE = 1.2  # x-heights from a line's ends to its loose pieces of ink
 
 
 @dataclass(frozen=True)
@@ -46,23 +44,25 @@ class PageLine:
             object.__setattr__(self, "outline", np.array(corners, float))
 
 
-def find_lines(page: str | Path | bytes | Image.Image | np.ndarray, maps: Maps | None = None) -> list[PageLine]:
-    """Find the lines of an upright page, in reading order; its maps, where they are known, are not made again."""
+def find_lines(
+    page: str | Path | bytes | Image.Image | np.ndarray, baselines: list[Baseline] | None = None
+) -> list[PageLine]:
+    """Find the lines of an upright page, in reading order; its baselines are found where they are not given."""
     page = load_page(page)
-    lines = find_baselines(page, maps)
-    return cut_lines(level_ink(page, lines)) if lines else []
+    baselines = find_baselines(page) if baselines is None else baselines
+    return cut_lines(level_ink(page, baselines)) if baselines else []
 
 
-def crop_line(picture: np.ndarray, maps: Maps | None = None) -> PageLine | None:
+def crop_line(picture: np.ndarray, baselines: list[Baseline] | None = None) -> PageLine | None:
     """Cut the writing out of a picture (H, W) of one line that has a margin or rulings, is tilted or taller than wide.
 
     None for a tight cut, which is best read as it is, and where no line is found or several on a tall picture.
     """
-    lines = find_baselines(picture, maps)
-    if not lines:
+    baselines = find_baselines(picture) if baselines is None else baselines
+    if not baselines:
         return None
-    tall, level = picture.shape[0] > picture.shape[1], level_ink(picture, lines)
-    if (tall and len(lines) > 1) or not (tall or level.ruled > 0.12 or has_margins(level)):  # IAM's: 0.09 at most
+    tall, level = picture.shape[0] > picture.shape[1], level_ink(picture, baselines)
+    if (tall and len(baselines) > 1) or not (tall or level.ruled > 0.12 or has_margins(level)):  # IAM's: 0.09 at most
         return None
     return max(cut_lines(level), key=lambda line: line.image.size, default=None)
 
@@ -79,7 +79,8 @@ def cut_lines(level: Level) -> list[PageLine]:
     """The lines of levelled ink, in the order of its baselines."""
     owner = assign_ink(level)
     masks = ((owner == k, line) for k, line in enumerate(level.lines, 1))
-    return [cut(level, mask, line) for mask, line in masks if is_written(mask, line.x_height, level.stroke)]
+    lines = [cut(level, mask, line) for mask, line in masks if is_written(mask, line.x_height, level.stroke)]
+    return [line for line in lines if line.image.shape[1] <= LONGEST * line.image.shape[0]]  # a ruling, not a line
 
 
 def is_written(mask: np.ndarray, x_height: float, stroke: float) -> bool:

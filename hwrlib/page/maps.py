@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from hwrlib import WEIGHTS
 
-LONGEST = 768  # px of the picture's longest side, as the network sees it
 STRIDE = 2  # a map has half the sides of what the network sees
 CHANNELS = 16, 24, 40, 64, 96
 NAMES = "baseline", "upper", "end"
@@ -83,11 +82,11 @@ def embedded_mapper() -> LineMapper:
 
 
 @torch.inference_mode()
-def map_lines(page: np.ndarray, longest: int = LONGEST) -> Maps:
-    """The maps of a page, uint8 (H, W), scaled so that its longest side has at most so many pixels."""
-    scale = min(1.0, longest / max(page.shape))
+def map_lines(page: np.ndarray, longest: int) -> Maps:
+    """The maps of a page, uint8 (H, W), scaled so that its longest side has so many pixels (at most 1.6 times)."""
+    scale = min(1.6, longest / max(page.shape))
     height, width = (max(1, round(side * scale)) for side in page.shape)
-    small = page if scale == 1 else cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     padded = np.pad(normalise(small), ((0, -height % 32), (0, -width % 32)), mode="edge")
     logits = embedded_mapper()(torch.from_numpy(padded)[None, None])[0]
     maps = logits[:, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid().numpy()

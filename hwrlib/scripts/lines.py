@@ -253,8 +253,8 @@ def photograph(page: Page, rng: np.random.Generator) -> Page:
         scale *= rng.uniform(1, 2)
     scale *= min(1, 70 / (scale * max(sizes)))
     scale *= max(1, 3.2 / (scale * np.median(sizes)))
-    angle = rng.normal(0, 5) if rng.random() < 0.7 else 0
-    angle += rng.choice([0, 90, 180, 270], p=[0.76, 0.07, 0.1, 0.07])
+    angle, sideways = rng.normal(0, 5) if rng.random() < 0.7 else 0, rng.random() < 0.05
+    angle += rng.choice([90, 270]) if sideways else 0
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     seen = corners @ turn[:, :2].T + turn[:, 2]
@@ -271,7 +271,7 @@ def photograph(page: Page, rng: np.random.Generator) -> Page:
         sheet = sheet.astype(np.float32) / 255
         grey = sheet * grey + (1 - sheet) * texture(SIDE, rng)
     lines = []
-    for places, size in page.lines:
+    for places, size in [] if sideways else page.lines:  # what stands on its side is not to be found
         edges = cv2.perspectiveTransform(np.stack([places, places - (0, size)]).astype(np.float32), matrix)
         lines.append((edges, float(np.linalg.norm(edges[0] - edges[1], axis=1).mean())))
     return Page(grey, lines)

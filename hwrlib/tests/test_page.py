@@ -117,6 +117,26 @@ def test_short_notes_single_lines_and_large_words_and_letters_stand_on_the_basel
         assert line.baseline[:, 1] == pytest.approx(row, abs=4)
 
 
+def test_columns_and_the_pages_of_a_book_are_read_one_after_the_other_and_two_lines_of_a_strip_are_two():
+    both = find_lines(np.hstack([PAGE, PAGE]))
+    assert [line.box[0] > COLUMNS for line in both] == [False] * len(BOXES) + [True] * len(BOXES)
+    tops = [line.box[1] for line in both]
+    assert tops == sorted(tops[: len(BOXES)]) + sorted(tops[len(BOXES) :])
+    (_, first, *_), (_, second, _, height) = BOXES[:2]
+    strip = np.pad(PAGE[first - 12 : second + height + 12], ((0, 0), (0, 400)), mode="edge")
+    assert strip.shape[1] > 5 * strip.shape[0] and len(find_lines(strip)) == 2
+
+
+def test_dithered_peppered_and_empty_below():
+    grey = np.minimum(PAGE, 250).astype(np.float32)
+    pepper = np.random.default_rng(0).random(PAGE.shape)
+    assert_all_found(np.asarray(Image.fromarray(PAGE).convert("1")))  # Floyd and Steinberg's dithering
+    assert_all_found(np.where(pepper < 0.005, 0, grey).astype(np.uint8))
+    longer = np.pad(ruled(PAGE, 40, COLUMNS, 0.7), ((0, ROWS), (0, 0)), mode="reflect")
+    longer[ROWS:] = ruled(np.full_like(PAGE, np.median(PAGE)), 40, COLUMNS, 0.7)
+    assert_all_found(longer)
+
+
 def test_each_crop_holds_its_own_ink_alone_and_all_of_it_and_stray_marks_are_no_lines():
     alone = [written({at: text}) for at, text in (((40, 120), "gypsy"), ((40, 220), "kettle"))]
     page = np.minimum(*alone)
