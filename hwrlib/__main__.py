@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hwrlib import SAMPLE, WEIGHTS
 from hwrlib.archive import FORMATS
+from hwrlib.files import BadRows
 from hwrlib.settings import PRESETS, Settings
 
 FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what a user can meet; any other is a fault of ours
@@ -33,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except FAILURES as error:
         complain(error)
+        if isinstance(error, BadRows) and options.command == "train":
+            complain("--skip-bad-rows trains on the others")
         return 1
 
 
@@ -156,6 +159,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from hwrlib.model import weights_version
     from hwrlib.recognizer import load_recognizer
 
+    for file in filter(None, (options.report, options.predictions)):
+        file.parent.mkdir(parents=True, exist_ok=True)  # now, since to read takes hours
     rows, prepared = load_lines(options.split, options.data), {}
     recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     for number in range(len(rows)):
@@ -168,12 +173,6 @@ def evaluate(options: argparse.Namespace) -> int:
     table = per_line(rows["text"][:], [reading.text for reading in readings])
     scans = table.groupby(rows["scan"][:]) if "scan" in rows.column_names else ()
     scores = {name: report(list(part.reference), list(part.prediction)) for name, part in [("all", table), *scans]}
-    for name, result in scores.items():
-        parts = {f"{name}: {result['lines']} lines": result}
-        parts["  without spaces before punctuation"] = result["without_spaces_before_punctuation"]
-        for title, part in parts.items():
-            cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
-            print(f"{title}: CER {cer}, WER {wer}")
     if options.report:
         about = {"data": str(options.data), "split": options.split, "decoder": options.decoder}
         about |= {"date": datetime.date.today().isoformat(), "weights": weights_version(options.weights)}
@@ -183,6 +182,12 @@ def evaluate(options: argparse.Namespace) -> int:
         table.insert(0, "id", rows["line_id"][:] if "line_id" in rows.column_names else table["line"].astype(str))
         write = table.to_parquet if options.predictions.suffix == ".parquet" else table.to_csv
         write(options.predictions, index=False)
+    for name, result in scores.items():
+        parts = {f"{name}: {result['lines']} lines": result}
+        parts["  without spaces before punctuation"] = result["without_spaces_before_punctuation"]
+        for title, part in parts.items():
+            cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
+            print(f"{title}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
     return int(failed)
 
 

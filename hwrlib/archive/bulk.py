@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hwrlib.archive.formats import close_spaces, page_file, plain_words, write_page
 from hwrlib.archive.sources import Item, Page, open_item
-from hwrlib.data import write_whole
+from hwrlib.files import write_whole
 from hwrlib.recognizer import Recognizer, expected_right
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hwrlib.archive import FORMATS
 from hwrlib.ctc import Reading
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer

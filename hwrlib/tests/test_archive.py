@@ -24,7 +24,7 @@ from hwrlib.archive import bulk
 from hwrlib.archive.bulk import SCHEMA, Reader, read_archive, read_rows, start_ray
 from hwrlib.archive.sources import Item, find_items, iter_pages, open_item
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.tests.conftest import encoded
 
 HERE = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from hwrlib.alphabet import IAM
 from hwrlib.batches import AugmentedLines, BucketSampler, PreparedLine, collate, load_batches, prepare_lines, replay
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.images import to_tensor
 from hwrlib.tests.conftest import encoded, strokes
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwrlib.data import DataError, hold_out, inside, load_lines, read_metadata, training_lines, write_whole
+from hwrlib.data import hold_out, load_lines, training_lines
+from hwrlib.files import DataError, inside, read_metadata, write_whole
 from hwrlib.tests.conftest import encoded, strokes
 
 IMAGE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import contextlib
 import datetime
 import io
 import json
@@ -130,6 +131,16 @@ def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path,
     assert [err.split()[-1] for err in capsys.readouterr().err.splitlines()] == ["read", "--output"]
 
 
+@contextlib.contextmanager
+def closed_pipe(monkeypatch):
+    """Standard output as after `| head -1` has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        yield
+
+
 def test_results_come_one_file_at_a_time_until_nobody_reads_them_or_ctrl_c(read, images, tmp_path, monkeypatch, capfd):
     seen, reading = [], Recognizer.read_page
 
@@ -145,19 +156,16 @@ def test_results_come_one_file_at_a_time_until_nobody_reads_them_or_ctrl_c(read,
         assert (read(images), read(images)) == (0, 130)
     assert seen == [0, 1, 2]
     monkeypatch.setattr(Recognizer, "read_page", reading)
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
+    with closed_pipe(monkeypatch):
         assert read(images) == 141
-        monkeypatch.undo()
     assert capfd.readouterr().err == ""
 
 
-def test_help_and_the_server_of_the_app_start_without_what_they_do_not_need():
-    code = "import sys, hwrlib.__main__, hwrlib.app.server; print('torch' in sys.modules, 'datasets' in sys.modules)"
+def test_help_the_server_and_reading_start_without_what_they_do_not_need():
+    code = "import sys, hwrlib.__main__, hwrlib.app.server as _; print('torch' in sys.modules); "
+    code += "import hwrlib.archive.bulk, hwrlib.app.app as _; print('datasets' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False", "False", "False"]
     assert all(hasattr(hwrlib, name) for name in hwrlib.__all__)
 
 
@@ -189,12 +197,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(weights, folder, tmp_path, capsys):
-    report, table = tmp_path / "report.json", tmp_path / "readings.csv"
+def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(
+    weights, folder, tmp_path, capsys, monkeypatch
+):
+    report, table = tmp_path / "new" / "report.json", tmp_path / "new" / "readings.csv"
     arguments = ["evaluate", "--data", str(folder), "--weights", weights]
-    assert main([*arguments, "--report", str(report), "--predictions", str(table)]) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "all: 4 lines: CER" in out and "grey: 2 lines" in out
+    with closed_pipe(monkeypatch):  # nobody reads what is printed, yet the files are written
+        assert main([*arguments, "--report", str(report), "--predictions", str(table)]) == 141
     scores = json.loads(report.read_text())
     about = {"data": str(folder), "split": "validation", "decoder": "greedy", "weights": weights_version(weights)}
     assert about | {"date": datetime.date.today().isoformat()} == {name: scores[name] for name in [*about, "date"]}
@@ -246,6 +258,16 @@ def test_train_makes_its_settings_from_flags_and_ends_its_process_group(folder, 
     assert (trained[1].repeat, trained[1].skip_bad, [len(rows) for rows in trained[1].extra]) == (2, True, [4, 507])
     assert len(trained[1].replay_rows) == 507 and trained[0].replay_rows is None
     assert trained[0].rows["text"][:] == trained[0].held_out["text"][:] == load_lines("train", folder)["text"][:]
+
+
+def test_only_train_offers_to_leave_out_rows(weights, tmp_path, capsys):
+    (tmp_path / "metadata.csv").write_text("file_name,text\ngone.png,one\n")
+    data = ["--data", str(tmp_path)]
+    for command in (["evaluate", "--split", "train", "--weights", weights], ["train", "--output", str(tmp_path)]):
+        assert main([*command, *data]) == 1
+        first, advice, *more = capsys.readouterr().err.splitlines()
+        assert "row 0: the image of 'one' is missing" in first and advice.startswith("mend such rows, or take them out")
+        assert more == ["hwrlib: --skip-bad-rows trains on the others"] * (command[0] == "train")
 
 
 def test_init_brings_alphabet_width_divisor_and_calibration(folder, tmp_path, trained):
