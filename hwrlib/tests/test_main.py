@@ -118,6 +118,17 @@ def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_
         assert reason in err and len(err.splitlines()) == 1
 
 
+def test_files_written_beside_their_pages_are_no_pages_and_a_name_that_is_no_utf_8_is_spelt_out(read, tmp_path, capsys):
+    pytest.importorskip("fpdf")
+    try:
+        picture(80).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    for _ in range(2):
+        assert read(tmp_path, "--output", tmp_path, "--format", "pdf") == 0
+        assert capsys.readouterr().out == f"{tmp_path}/caf\\xe9.png.pdf\n"
+
+
 def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO((images / "1.png").read_bytes())))
     assert read("-", "--format", "json") == 0
