@@ -14,10 +14,9 @@ from pathlib import Path
 
 from hwrlib import SAMPLE, WEIGHTS
 from hwrlib.archive import FORMATS
-from hwrlib.files import BadRows
+from hwrlib.files import FAILURES, BadRows
 from hwrlib.settings import PRESETS, Settings
 
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what a user can meet; any other is a fault of ours
 BLANK = "no writing was found"
 
 

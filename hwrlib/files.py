@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from safetensors import SafetensorError
 
+FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what a user can meet; any other is a fault of ours
 METADATA = ("metadata.jsonl", "metadata.csv")  # beside the images of a folder, as `datasets` has it
 
 
