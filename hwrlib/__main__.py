@@ -128,23 +128,20 @@ def train(options: argparse.Namespace) -> int:
     from hwrlib.model import CRNN
     from hwrlib.training import make_trainer, new_model
 
-    def show(history) -> None:
-        print(history.tail(1).to_string(index=False, header=len(history) == 1), flush=True)
-
     if Path(options.data).is_file():
         raise ValueError(f"{options.data} is one file: training needs a folder of lines")
     given = {name: value for name, value in vars(options).items() if hasattr(Settings, name)}
-    settings, skip_bad = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
+    settings, skip = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
     model = CRNN.from_pretrained(options.init) if options.init else new_model(settings)
     if options.width_divisor is not None:
         start, model = model, CRNN(model.alphabet, options.width_divisor, model.calibration)
         model.load_state_dict(start.state_dict())
-    rows, held_out = training_lines(options.data, skip_bad)
+    rows, held_out = training_lines(options.data, skip)
     print(f"{len(rows)} lines to train on, {len(held_out)} held out to validate", file=sys.stderr)
-    extra = [load_lines("train", source, skip_bad) for source in options.extra]
-    others = load_lines("train", options.replay, skip_bad) if options.replay else None
-    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip_bad}
-    more |= {"resume": options.resume, "on_epoch": show}
+    extra = [load_lines("train", source, skip) for source in options.extra]
+    others = load_lines("train", options.replay, skip) if options.replay else None
+    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip, "resume": options.resume}
+    more["on_epoch"] = lambda table: print(table.tail(1).to_string(index=False, header=len(table) == 1), flush=True)
     trainer = make_trainer(model, rows, held_out, options.output, settings, **more)
     trainer.run()
     trainer.accelerator.end_training()  # a process of several that ends without it may abort
@@ -182,9 +179,8 @@ def evaluate(options: argparse.Namespace) -> int:
         write = table.to_parquet if options.predictions.suffix == ".parquet" else table.to_csv
         write(options.predictions, index=False)
     for name, result in scores.items():
-        parts = {f"{name}: {result['lines']} lines": result}
-        parts["  without spaces before punctuation"] = result["without_spaces_before_punctuation"]
-        for title, part in parts.items():
+        closed = result["without_spaces_before_punctuation"]
+        for title, part in ((f"{name}: {result['lines']} lines", result), ("  without spaces before punctuation", closed)):
             cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
             print(f"{title}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
     return int(failed)
