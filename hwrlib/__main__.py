@@ -178,11 +178,11 @@ def evaluate(options: argparse.Namespace) -> int:
         table.insert(0, "id", rows["line_id"][:] if "line_id" in rows.column_names else table["line"].astype(str))
         write = table.to_parquet if options.predictions.suffix == ".parquet" else table.to_csv
         write(options.predictions, index=False)
-    for name, result in scores.items():
-        closed = result["without_spaces_before_punctuation"]
-        for title, part in ((f"{name}: {result['lines']} lines", result), ("  without spaces before punctuation", closed)):
+    for name, found in scores.items():
+        closed = found["without_spaces_before_punctuation"]
+        for head, part in ((f"{name}: {found['lines']} lines", found), ("  without spaces before punctuation", closed)):
             cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
-            print(f"{title}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
+            print(f"{head}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
     return int(failed)
 
 

@@ -26,9 +26,7 @@ CAMERA_DPI = 73  # of a picture: cameras write 72 where they know none
 ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
 ENDINGS |= {".pdf"} if importlib.util.find_spec("pypdfium2") else set()
-OWN_ENDING = re.compile(
-    rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$"
-)  # follows the name of its page's file
+OWN_ENDING = re.compile(rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$")  # after its page's file name
 
 
 class Item(NamedTuple):
