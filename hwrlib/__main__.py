@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import typing
+from collections import Counter
 from pathlib import Path
 
 from hwrlib import SAMPLE, WEIGHTS
@@ -23,6 +24,7 @@ BLANK = "no writing was found"
 def main(arguments: list[str] | None = None) -> int:
     """Run one command of the command line; 0 where it did what it was asked, 1 with a message where it could not."""
     options = _parser().parse_args(arguments)
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # as a window or a service closes it
     try:
         module = importlib.import_module("hwrlib.app.server") if options.command == "app" else sys.modules[__name__]
         return getattr(module, options.command)(options)
@@ -84,15 +86,15 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     if not options.images:
         options.images = [str(SAMPLE / "line.png")]
         print(f"No image given: this is the text of {options.images[0]} (synthetic).", file=sys.stderr)
-    found = []
+    found, output = [], options.output
     for given in options.images:
         home = given if os.path.isdir(given) else os.path.dirname(given)
-        for file in find_files(given, options.output):
-            found.append((file, readable_name(os.path.relpath(file, home) if options.output else file)))
-    names = [name for _, name in found]
-    if options.output and (twice := {name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{options.output} would get two files called {min(twice)}: read their folders one by one")
-    if len(found) > 1 and not options.output and options.format not in ("text", "json"):
+        names = {file: os.path.relpath(file, home) if output else file for file in find_files(given, output)}
+        found += [(file, readable_name(name)) for file, name in names.items()]
+    ((name, count),) = Counter(name for _, name in found).most_common(1)
+    if output and count > 1:
+        raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
+    if len(found) > 1 and not output and options.format not in ("text", "json"):
         raise ValueError(f"{len(found)} pages as {options.format} need a folder: give --output")
     return found
 
@@ -201,12 +203,10 @@ def _plain(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app | archive | export")
+    commands = parser.add_subparsers(required=True, dest="command")
 
     def add(command: str, about: str):
-        added = commands.add_parser(command, help=about, description=about)
-        added.set_defaults(command=command)
-        return added.add_argument
+        return commands.add_parser(command, help=about, description=about).add_argument
 
     one = add("read", "Read images of handwritten lines or pages and print their text, line by line.")
     one("images", nargs="*", metavar="IMAGE", help='files (images, TIFF, PDF), folders, or "-" for standard input')

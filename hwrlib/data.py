@@ -1,6 +1,7 @@
 """Lines and transcripts from the Hub, parquet files and folders, and those held out (chapters 1, 2, 8)."""
 
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -47,6 +48,8 @@ def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool 
     path = SAMPLE if source == "sample" else Path(source)
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file or folder; a source is "iam", "sample" or a path')
+    if re.search("[\ud800-\udfff]", str(path)):  # `datasets` keeps paths as text
+        raise DataError(f"{os.fsencode(path)}: this name is not UTF-8: rename the file or folder")
     found = [f for place in (path, path / "data") for f in sorted(place.glob(f"{split}*.parquet"))]
     files = [path] if path.suffix == ".parquet" else found
     if files:

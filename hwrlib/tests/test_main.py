@@ -108,7 +108,7 @@ def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_
     assert out.startswith(f"{images / '0.png'}\t") and len(out.splitlines()) == 1
     for said, name in zip(err.splitlines(), bad, strict=True):
         assert said.startswith("hwrlib: ") and name in said
-    refused = [((images, images / "0.png", "--output", tmp_path / "out"), "two files called 0.png")]
+    refused = [((images, images / "0.png", "--output", tmp_path / "out"), "2 files called 0.png")]
     (tmp_path / "empty").mkdir()
     refused += [((images, "--format", "alto"), "give --output"), ((tmp_path / "empty",), "empty")]
     refused += [((images, "--weights", tmp_path / "no"), str(tmp_path / "no"))]
@@ -137,6 +137,9 @@ def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path,
     assert read("-") == 1
     monkeypatch.setattr(sys, "stdout", None)
     assert read(images) == 1 and read(images, "--output", tmp_path) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert read("-") == 1
     assert len(list(tmp_path.glob("*.txt"))) == 2
     monkeypatch.undo()
     assert [err.split()[-1] for err in capsys.readouterr().err.splitlines()] == ["read", "--output"]
