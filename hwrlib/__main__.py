@@ -67,7 +67,7 @@ def read(options: argparse.Namespace) -> int:
                 failed = True
                 complain(error, page.name)
                 continue
-            if not page.readings:
+            if not any(reading.text for reading in page.readings):
                 complain(BLANK, page.name)
             if sys.stdout:
                 sys.stdout.buffer.write(shown)
@@ -110,7 +110,7 @@ def archive(options: argparse.Namespace) -> int:
     make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
-    noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("lines") == []]
+    noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("text") == ""]
     for row in noted:
         complain(row["error"] or BLANK, row["path"])
     return int(any(row["error"] for row in noted))

@@ -263,6 +263,15 @@ def test_killed_workers_lose_no_page_and_double_none_and_a_page_that_kills_them_
     assert errors["box/1.png"] == "3 workers died while they read this page"
 
 
+def without_weights():
+    raise DataError("model.safetensors: no weights of this network")
+
+
+def test_a_network_that_no_worker_can_load_is_one_sentence(ray, archive, tmp_path):
+    with pytest.raises(RuntimeError, match=r"^Ray ended \(.*no weights of this network\); what was read is kept"):
+        list(read_archive(find_items(archive), tmp_path / "out", without_weights, "m", workers=1))
+
+
 DRIVER = """
 import functools, sys
 from hwrlib.archive import bulk

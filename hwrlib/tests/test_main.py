@@ -85,6 +85,9 @@ def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
     assert [len(made["lines"]) for made in pages] == [1, 0, 2]
     assert pages[2]["lines"][0]["box"][1] < pages[2]["lines"][1]["box"][1]
     assert err == f"hwrlib: {path}#2: no writing was found\n"
+    strip = tmp_path / "strip.png"  # so wide that it is a line
+    picture().resize((900, 100)).save(strip)
+    assert read(strip) == 0 and capsys.readouterr() == ("\n", f"hwrlib: {strip}: no writing was found\n")
     for name in ("text", "alto"):
         assert read(path, "--format", name, "--output", tmp_path / name, "--as", "page") == 0
     assert (tmp_path / "text" / "scan.tif-2.txt").read_text() == ""
@@ -189,7 +192,7 @@ def test_archive_says_which_pages_are_broken_or_blank(weights, images, tmp_path,
     def read_archive(items, output, make_recognizer, model, formats, workers, address):
         made.append((len(items), make_recognizer().decoder.name, model, formats, workers, address))
         for name, lines, error in (("a.png", [], None), ("b.png", [{"confidence": 1.0}], None), ("c.png", [], wrong)):
-            yield {"path": name, "sha256": "", "lines": lines, "error": error}
+            yield {"path": name, "sha256": "", "text": "b" if lines else "", "lines": lines, "error": error}
         yield {"path": "d.png", "pages": 0}
 
     monkeypatch.setattr("hwrlib.archive.bulk.read_archive", read_archive)
