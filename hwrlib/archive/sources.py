@@ -60,7 +60,7 @@ def readable_name(path: str | Path) -> str:
 def find_files(name: str, output: str | Path | None = None, endings: set[str] = ENDINGS) -> list[str]:
     """The images and PDF files of a folder and of what is under it, linked folders too; a file, or "-", is itself.
 
-    What was written to ``output``, or beside its page, is no page. What is left out for its kind is said.
+    What an archive's reading has written, to ``output`` or beside its page, is no page. Other kinds of files are named.
 
     Raises:
         FileNotFoundError: none in the folder.
@@ -71,14 +71,16 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
     seen = {os.path.realpath(output)} - {os.path.realpath(name)} if output else set()
     for folder, folders, files in os.walk(name, followlinks=True):
         folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and inner != "__MACOSX")
-        if (real := os.path.realpath(folder)) in seen:  # the output, or where a link has led to before
+        results = {file for file in files if re.fullmatch(r"pages-\d+\.parquet", file)}
+        real, files = os.path.realpath(folder), set(files) - results
+        if real in seen or (results and folder != name):  # the output, another's, or where a link has led to before
             folders.clear()
             continue
         seen.add(real)
         for file in files:
             beside = OWN_ENDING.sub("", file)
             own = beside != file and beside in files and Path(beside).suffix.lower() in endings
-            if file.startswith(".") or own or re.fullmatch(r"pages-\d+\.parquet", file):
+            if file.startswith(".") or own:
                 continue
             if (ending := Path(file).suffix.lower()) in endings:
                 found.append(os.path.join(folder, file))

@@ -115,6 +115,7 @@ def test_an_output_in_the_source_is_no_page_of_it(archive, without_ray, output):
     for _ in range(2):
         read(archive, archive / output, ("text", "pdf"))
     assert sorted(row["path"] for row in read_rows(archive / output)) == sorted([*PAGES, "own.v1.pdf"])
+    assert sorted(item.name for item in find_items(archive)) == sorted([*PAGES[:-1], "own.v1.pdf"])  # for another
 
 
 def test_two_runs_into_one_output_are_refused_and_a_half_written_part_is_none(archive, tmp_path, without_ray):
