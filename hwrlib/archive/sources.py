@@ -77,9 +77,10 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
             folders.clear()
             continue
         seen.add(real)
+        pages = {readable_name(file) for file in files if Path(file).suffix.lower() in endings}
         for file in files:
             beside = OWN_ENDING.sub("", file)
-            own = beside != file and beside in files and Path(beside).suffix.lower() in endings
+            own = beside != file and beside in pages
             if file.startswith(".") or own:
                 continue
             if (ending := Path(file).suffix.lower()) in endings:

@@ -128,7 +128,7 @@ def test_files_written_beside_their_pages_are_no_pages_and_a_name_that_is_no_utf
     except OSError:
         pytest.skip("this file system takes no such name")
     for _ in range(2):
-        assert read(tmp_path, "--output", tmp_path, "--format", "pdf") == 0
+        assert read(tmp_path, "--output", tmp_path, "--format", "pdf", "--as", "line") == 0
         assert capsys.readouterr().out == f"{tmp_path}/caf\\xe9.png.pdf\n"
 
 
