@@ -8,7 +8,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 _HOMES = {
     **dict.fromkeys(["Alphabet", "AlphabetError", "IAM", "REFERENCE"], "alphabet"),
-    **dict.fromkeys(["DataError", "load_lines"], "data"),
+    "DataError": "files",
+    "load_lines": "data",
     **dict.fromkeys(["ImageError", "prepare", "undo"], "images"),
     **dict.fromkeys(["CRNN", "load_reference_checkpoint"], "model"),
     "Recognizer": "recognizer",

@@ -10,19 +10,21 @@ import json
 import os
 import sys
 import typing
+from collections import Counter
 from pathlib import Path
 
 from hwrlib import SAMPLE, WEIGHTS
 from hwrlib.archive import FORMATS
+from hwrlib.files import FAILURES, BadRows
 from hwrlib.settings import PRESETS, Settings
 
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what a user can meet; any other is a fault of ours
 BLANK = "no writing was found"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command of the command line; 0 where it did what it was asked, 1 with a message where it could not."""
     options = _parser().parse_args(arguments)
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # as a window or a service closes it
     try:
         module = importlib.import_module("hwrlib.app.server") if options.command == "app" else sys.modules[__name__]
         return getattr(module, options.command)(options)
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except FAILURES as error:
         complain(error)
+        if isinstance(error, BadRows) and options.command == "train":
+            complain("--skip-bad-rows trains on the others")
         return 1
 
 
@@ -63,7 +67,7 @@ def read(options: argparse.Namespace) -> int:
                 failed = True
                 complain(error, page.name)
                 continue
-            if not page.readings:
+            if not any(reading.text for reading in page.readings):
                 complain(BLANK, page.name)
             if sys.stdout:
                 sys.stdout.buffer.write(shown)
@@ -82,15 +86,15 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     if not options.images:
         options.images = [str(SAMPLE / "line.png")]
         print(f"No image given: this is the text of {options.images[0]} (synthetic).", file=sys.stderr)
-    found = []
+    found, output = [], options.output
     for given in options.images:
         home = given if os.path.isdir(given) else os.path.dirname(given)
-        for file in find_files(given, options.output):
-            found.append((file, readable_name(os.path.relpath(file, home) if options.output else file)))
-    names = [name for _, name in found]
-    if options.output and (twice := {name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{options.output} would get two files called {min(twice)}: read their folders one by one")
-    if len(found) > 1 and not options.output and options.format not in ("text", "json"):
+        names = {file: os.path.relpath(file, home) if output else file for file in find_files(given, output)}
+        found += [(file, readable_name(name)) for file, name in names.items()]
+    ((name, count),) = Counter(name for _, name in found).most_common(1)
+    if output and count > 1:
+        raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
+    if len(found) > 1 and not output and options.format not in ("text", "json"):
         raise ValueError(f"{len(found)} pages as {options.format} need a folder: give --output")
     return found
 
@@ -106,7 +110,7 @@ def archive(options: argparse.Namespace) -> int:
     make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
-    noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("lines") == []]
+    noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("text") == ""]
     for row in noted:
         complain(row["error"] or BLANK, row["path"])
     return int(any(row["error"] for row in noted))
@@ -126,23 +130,20 @@ def train(options: argparse.Namespace) -> int:
     from hwrlib.model import CRNN
     from hwrlib.training import make_trainer, new_model
 
-    def show(history) -> None:
-        print(history.tail(1).to_string(index=False, header=len(history) == 1), flush=True)
-
     if Path(options.data).is_file():
         raise ValueError(f"{options.data} is one file: training needs a folder of lines")
     given = {name: value for name, value in vars(options).items() if hasattr(Settings, name)}
-    settings, skip_bad = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
+    settings, skip = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
     model = CRNN.from_pretrained(options.init) if options.init else new_model(settings)
     if options.width_divisor is not None:
         start, model = model, CRNN(model.alphabet, options.width_divisor, model.calibration)
         model.load_state_dict(start.state_dict())
-    rows, held_out = training_lines(options.data, skip_bad)
+    rows, held_out = training_lines(options.data, skip)
     print(f"{len(rows)} lines to train on, {len(held_out)} held out to validate", file=sys.stderr)
-    extra = [load_lines("train", source, skip_bad) for source in options.extra]
-    others = load_lines("train", options.replay, skip_bad) if options.replay else None
-    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip_bad}
-    more |= {"resume": options.resume, "on_epoch": show}
+    extra = [load_lines("train", source, skip) for source in options.extra]
+    others = load_lines("train", options.replay, skip) if options.replay else None
+    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip, "resume": options.resume}
+    more["on_epoch"] = lambda table: print(table.tail(1).to_string(index=False, header=len(table) == 1), flush=True)
     trainer = make_trainer(model, rows, held_out, options.output, settings, **more)
     trainer.run()
     trainer.accelerator.end_training()  # a process of several that ends without it may abort
@@ -156,6 +157,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from hwrlib.model import weights_version
     from hwrlib.recognizer import load_recognizer
 
+    for file in filter(None, (options.report, options.predictions)):
+        file.parent.mkdir(parents=True, exist_ok=True)  # now, since to read takes hours
     rows, prepared = load_lines(options.split, options.data), {}
     recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     for number in range(len(rows)):
@@ -168,12 +171,6 @@ def evaluate(options: argparse.Namespace) -> int:
     table = per_line(rows["text"][:], [reading.text for reading in readings])
     scans = table.groupby(rows["scan"][:]) if "scan" in rows.column_names else ()
     scores = {name: report(list(part.reference), list(part.prediction)) for name, part in [("all", table), *scans]}
-    for name, result in scores.items():
-        parts = {f"{name}: {result['lines']} lines": result}
-        parts["  without spaces before punctuation"] = result["without_spaces_before_punctuation"]
-        for title, part in parts.items():
-            cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
-            print(f"{title}: CER {cer}, WER {wer}")
     if options.report:
         about = {"data": str(options.data), "split": options.split, "decoder": options.decoder}
         about |= {"date": datetime.date.today().isoformat(), "weights": weights_version(options.weights)}
@@ -183,6 +180,11 @@ def evaluate(options: argparse.Namespace) -> int:
         table.insert(0, "id", rows["line_id"][:] if "line_id" in rows.column_names else table["line"].astype(str))
         write = table.to_parquet if options.predictions.suffix == ".parquet" else table.to_csv
         write(options.predictions, index=False)
+    for name, found in scores.items():
+        closed = found["without_spaces_before_punctuation"]
+        for head, part in ((f"{name}: {found['lines']} lines", found), ("  without spaces before punctuation", closed)):
+            cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
+            print(f"{head}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
     return int(failed)
 
 
@@ -201,12 +203,10 @@ def _plain(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="read | train | evaluate | app | archive | export")
+    commands = parser.add_subparsers(required=True, dest="command")
 
     def add(command: str, about: str):
-        added = commands.add_parser(command, help=about, description=about)
-        added.set_defaults(command=command)
-        return added.add_argument
+        return commands.add_parser(command, help=about, description=about).add_argument
 
     one = add("read", "Read images of handwritten lines or pages and print their text, line by line.")
     one("images", nargs="*", metavar="IMAGE", help='files (images, TIFF, PDF), folders, or "-" for standard input')

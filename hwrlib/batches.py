@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from hwrlib.alphabet import Alphabet
 from hwrlib.augment import PAPER, augment
 from hwrlib.ctc import check_fits
-from hwrlib.data import DataError, refuse_rows
+from hwrlib.files import DataError, refuse_rows
 from hwrlib.images import prepare_pixels, scale
 
 POOL = 32  # batches sorted together: the widths of a batch are alike, yet its lines change from epoch to epoch

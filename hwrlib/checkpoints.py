@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from hwrlib.batches import PreparedLine
-from hwrlib.data import write_whole
+from hwrlib.files import write_whole
 from hwrlib.model import refuse_bomb
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal

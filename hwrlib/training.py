@@ -22,7 +22,7 @@ from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.batches import AugmentedLines, Batch, BucketSampler, PreparedLine, load_batches, prepare_lines, replay
 from hwrlib.checkpoints import TrainingError, fingerprint, load_state, one_run, save_state, states, stop_signals
 from hwrlib.cpu import best_precision, keep_freed, tile
-from hwrlib.data import write_whole
+from hwrlib.files import write_whole
 from hwrlib.metrics import cer, wer
 from hwrlib.model import CRNN, AuxiliaryHead
 from hwrlib.recognizer import Recognizer

@@ -1,7 +1,6 @@
 """The app: whatever is written or given is read line by line, corrected, kept and learnt from (chapter 7)."""
 
 import base64
-import io
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -11,19 +10,15 @@ from threading import Event, RLock
 
 import ipywidgets
 import numpy as np
-from PIL import Image
 
 from hwrlib import SAMPLE
 from hwrlib.app.corrections import count_lines, remove_line, save_line, zip_lines
-from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, strokes_to_line
-from hwrlib.ctc import Reading
-from hwrlib.images import load_page, prepare_pixels
+from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, lines_of_strokes, shown_line, shown_picture
+from hwrlib.files import FAILURES
+from hwrlib.images import load_page
 from hwrlib.page.lines import NO_WRITING, PageLine
-from hwrlib.page.places import turn_back
 from hwrlib.recognizer import PageReading, Picture, Recognizer
 
-FAILURES = (ValueError, OSError, RuntimeError, MemoryError)  # what bad images, full disks and full memory raise
-WIDEST = 1000  # pixels of a page as shown
 SAMPLES = {"line": SAMPLE / "line.png", "page": SAMPLE / "page.png"}
 LOADING = "Loading the network … The pad can be used already."
 POSTER = "The app with its sample page (synthetic): the lines boxed on the left, their text on the right"
@@ -94,15 +89,10 @@ class ReadingApp(ipywidgets.VBox):
 
     def show(self, image: Picture, name: str = "the picture") -> None:
         """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
-
-        def read() -> tuple[np.ndarray, Iterable[PageReading]]:
-            page = load_page(image, name)
-            return page, self._loaded().iter_page(page)
-
         self._picture = None
         self._set(self.pictures, shown=True, kind="")
         self.pad.layout.display = "none"
-        self._read(name, read)
+        self._read(name, lambda: (page := load_page(image, name), self._loaded().iter_page(page)))
 
     def wait(self) -> None:
         """Wait until all that was given has been read and learnt; raise what went wrong unforeseen."""
@@ -162,13 +152,15 @@ class ReadingApp(ipywidgets.VBox):
                 if self._cancel is not cancel:
                     return
                 if rotation != state.rotation or not state.readings:
-                    self._show_picture(page, state)
+                    self._images = [line.image for line in state.lines]
+                    picture = shown_picture(page, state, self.recognizer.model.width_divisor)
+                    self._set(self.view, number=self.view.number + 1, lines=[], **picture)
                     self._rotation = rotation = state.rotation
                     self._picture = None if page is None else (name, page)
                 title = f"{name}, turned by {rotation}°" if rotation else name
                 count, stopped = f"{len(state.readings)} of {len(state.lines)} lines", cancel.is_set()
                 status = f"Stopped: {count} of {title} were read." if stopped else f"Reading {title}: {count} …"
-                new = [_line(reading) for reading in state.readings[len(self.view.lines) :]]
+                new = map(shown_line, state.readings[len(self.view.lines) :])
                 self._set(self.view, status=status, lines=[*self.view.lines, *new])
             if stopped:
                 return
@@ -177,26 +169,8 @@ class ReadingApp(ipywidgets.VBox):
         sure = np.mean([reading.confidence for reading in state.readings])
         self._set(self.view, status=f"Read {title}. About {sure:.0%} of the characters are right.")
 
-    def _show_picture(self, page: np.ndarray | None, state: PageReading) -> None:
-        """A page, turned as it is read, and the boxes of its lines; or a line as the network sees it."""
-        self._images = [line.image for line in state.lines]
-        mode, picture, boxes, size = "lines", b"", [[0, 0, 0, 0]] * len(state.lines), (0, 0)
-        if len(state.lines) == 1:
-            pixels = prepare_pixels(self._images[0], width_divisor=self.recognizer.model.width_divisor)
-            picture, size = _encoded(Image.fromarray(pixels), "PNG"), pixels.shape[::-1]
-        elif page is not None:
-            turned = np.rot90(page, -state.rotation // 90)
-            boxes = [list(turn_back(line.box, page.shape, -state.rotation % 360)) for line in state.lines]
-            small = Image.fromarray(turned)
-            small.thumbnail((WIDEST, 4 * WIDEST))
-            mode, picture, size = "page", _encoded(small, "JPEG"), turned.shape[::-1]
-        number = self.view.number + 1
-        self._set(self.view, number=number, lines=[], mode=mode, picture=picture, boxes=boxes, size=list(size))
-
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
-        rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
-        lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
-        images = [strokes_to_line(line) for line in lines]
+        images = lines_of_strokes(strokes, rows)
         lines = [PageLine((0, 0, *image.shape[::-1]), image) for image in images]
         return None, [PageReading(lines, self._loaded().read_lines(images))]
 
@@ -279,20 +253,6 @@ class ReadingApp(ipywidgets.VBox):
             self.recognizer, says = teach(self._loaded(), self.folder, network, on_step)
         finally:
             self._set(self.view, teaching={"running": False, "says": says})
-
-
-def _line(reading: Reading) -> dict:
-    """A reading as the front end shows it."""
-    characters = [[c.text, round(c.confidence, 3), *c.columns] for c in reading.characters]
-    others = list(dict.fromkeys(text for text, _ in reading.alternatives if text != reading.text))
-    shown = {"text": reading.text, "confidence": reading.confidence, "characters": characters, "alternatives": others}
-    return shown | {"kept": False, "said": ""}
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    data = io.BytesIO()
-    image.save(data, kind, quality=65, optimize=True)
-    return data.getvalue()
 
 
 def _printable(what: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 from PIL import Image
 
-from hwrlib.data import METADATA, DataError, read_metadata, write_whole
+from hwrlib.files import METADATA, DataError, read_metadata, write_whole
 from hwrlib.images import load_page, prepare_pixels
 from hwrlib.recognizer import Picture
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hwrlib.batches import prepare_lines
-from hwrlib.data import DataError, hold_out, load_lines
+from hwrlib.data import hold_out, load_lines
+from hwrlib.files import DataError
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer
 from hwrlib.settings import PRESETS

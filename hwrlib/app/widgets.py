@@ -1,14 +1,26 @@
-"""The three widgets of the app, each a class here and a front end in JavaScript (chapter 7)."""
+"""The three widgets of the app, each a class here and a front end in JavaScript, and what they show (chapter 7)."""
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import anywidget
 import numpy as np
 import traitlets
+from PIL import Image
 
+from hwrlib.ctc import Reading
+from hwrlib.images import prepare_pixels
+from hwrlib.page.places import turn_back
+from hwrlib.recognizer import PageReading
 from hwrlib.strokes import render_strokes
 
 HERE = Path(__file__).parent
+WIDEST = 1000  # pixels of a page as shown
+TYPICAL = SimpleNamespace(  # in place of a random generator: every draw is the middle of its range
+    uniform=lambda low, high, size=None: (low + high) / 2 if size is None else np.full(size, (low + high) / 2),
+    standard_normal=np.zeros,
+)
 
 
 def _front(name: str) -> str:
@@ -57,14 +69,36 @@ class ReadingView(anywidget.AnyWidget):
     teaching = traitlets.Dict().tag(sync=True)
 
 
-class _Typical:
-    """Stands in for a random generator: every draw is the middle of its range."""
+def shown_line(reading: Reading) -> dict:
+    """A reading as an item of the view's ``lines``."""
+    characters = [[c.text, round(c.confidence, 3), *c.columns] for c in reading.characters]
+    others = list(dict.fromkeys(text for text, _ in reading.alternatives if text != reading.text))
+    shown = {"text": reading.text, "confidence": reading.confidence, "characters": characters, "alternatives": others}
+    return shown | {"kept": False, "said": ""}
 
-    def uniform(self, low, high, size=None):
-        return (low + high) / 2 if size is None else np.full(size, (low + high) / 2)
 
-    def standard_normal(self, size):
-        return np.zeros(size)
+def shown_picture(page: np.ndarray | None, state: PageReading, width_divisor: float) -> dict:
+    """Traits of the view: a page, turned as it is read, and its lines' boxes; or one line as the network sees it."""
+    mode, boxes, pixels, kind = "lines", [[0, 0, 0, 0]] * len(state.lines), None, "PNG"
+    if len(state.lines) == 1:
+        pixels = prepare_pixels(state.lines[0].image, width_divisor=width_divisor)
+    elif page is not None:
+        mode, pixels, kind = "page", np.rot90(page, -state.rotation // 90), "JPEG"
+        boxes = [list(turn_back(line.box, page.shape, -state.rotation % 360)) for line in state.lines]
+    file, size = io.BytesIO(), [0, 0]
+    if pixels is not None:
+        image, size = Image.fromarray(pixels), [*pixels.shape[::-1]]
+        if mode == "page":
+            image.thumbnail((WIDEST, 4 * WIDEST))
+        image.save(file, kind, quality=65, optimize=True)
+    return {"mode": mode, "picture": file.getvalue(), "boxes": boxes, "size": size}
+
+
+def lines_of_strokes(strokes: list[list[float]], rows: list[int]) -> list[np.ndarray]:
+    """The picture of each line on the pad, from the row of each stroke; one line where the rows are not theirs."""
+    rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
+    lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
+    return [strokes_to_line(line) for line in lines]
 
 
 def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
@@ -75,4 +109,4 @@ def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
     >>> strokes_to_line([[0, 0, 0, 100], [50, 50, 120, 50]]).shape
     (128, 152)
     """
-    return render_strokes(strokes, _Typical())
+    return render_strokes(strokes, TYPICAL)

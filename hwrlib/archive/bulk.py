@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from hwrlib.archive.formats import close_spaces, page_file, plain_words, write_page
 from hwrlib.archive.sources import Item, Page, open_item
-from hwrlib.data import write_whole
+from hwrlib.files import write_whole
 from hwrlib.recognizer import Recognizer, expected_right
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
@@ -243,6 +243,9 @@ def _ray_rows(items: list[Item], workers: int | None, address: str | None, reade
         data = data.flat_map(Reader, fn_constructor_args=reader, compute=pool, num_cpus=1, num_gpus=gpu)
         for row in data.iter_rows():
             yield json.loads(row["json"])
+    except ray.exceptions.RayError as error:  # its last line says what was wrong in a worker
+        why = str(error).strip().splitlines()[-1]
+        raise RuntimeError(f"Ray ended ({why}); what was read is kept: mend this, and run it again") from error
     finally:
         if own:
             ray.shutdown()

@@ -16,7 +16,7 @@ import numpy as np
 from hwrlib.archive import FORMATS
 from hwrlib.archive.sources import DPI, Page
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import write_whole
+from hwrlib.files import write_whole
 from hwrlib.page.places import Box, bounding_box, turn_back
 
 TEMPLATES = jinja2.Environment(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hwrlib.archive import FORMATS
 from hwrlib.ctc import Reading
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
@@ -26,9 +26,7 @@ CAMERA_DPI = 73  # of a picture: cameras write 72 where they know none
 ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
 ENDINGS |= {".pdf"} if importlib.util.find_spec("pypdfium2") else set()
-OWN_ENDING = re.compile(
-    rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$"
-)  # follows the name of its page's file
+OWN_ENDING = re.compile(rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$")  # after its page's file name
 
 
 class Item(NamedTuple):
@@ -62,7 +60,7 @@ def readable_name(path: str | Path) -> str:
 def find_files(name: str, output: str | Path | None = None, endings: set[str] = ENDINGS) -> list[str]:
     """The images and PDF files of a folder and of what is under it, linked folders too; a file, or "-", is itself.
 
-    What was written to ``output``, or beside its page, is no page. What is left out for its kind is said.
+    What an archive's reading has written, to ``output`` or beside its page, is no page. Other kinds of files are named.
 
     Raises:
         FileNotFoundError: none in the folder.
@@ -73,14 +71,17 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
     seen = {os.path.realpath(output)} - {os.path.realpath(name)} if output else set()
     for folder, folders, files in os.walk(name, followlinks=True):
         folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and inner != "__MACOSX")
-        if (real := os.path.realpath(folder)) in seen:  # the output, or where a link has led to before
+        results = {file for file in files if re.fullmatch(r"pages-\d+\.parquet", file)}
+        real, files = os.path.realpath(folder), set(files) - results
+        if real in seen or (results and folder != name):  # the output, another's, or where a link has led to before
             folders.clear()
             continue
         seen.add(real)
+        pages = {readable_name(file) for file in files if Path(file).suffix.lower() in endings}
         for file in files:
             beside = OWN_ENDING.sub("", file)
-            own = beside != file and beside in files and Path(beside).suffix.lower() in endings
-            if file.startswith(".") or own or re.fullmatch(r"pages-\d+\.parquet", file):
+            own = beside != file and beside in pages
+            if file.startswith(".") or own:
                 continue
             if (ending := Path(file).suffix.lower()) in endings:
                 found.append(os.path.join(folder, file))

@@ -8,7 +8,8 @@ import numpy as np
 
 from hwrlib import WEIGHTS
 from hwrlib.cpu import PRECISIONS
-from hwrlib.data import load_lines, write_whole
+from hwrlib.data import load_lines
+from hwrlib.files import write_whole
 from hwrlib.metrics import per_line
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer, log_odds

@@ -14,7 +14,8 @@ from hwrlib import WEIGHTS
 from hwrlib.augment import vary
 from hwrlib.batches import prepare_lines
 from hwrlib.cpu import PRECISIONS, best_precision
-from hwrlib.data import DataError, hold_out, load_lines
+from hwrlib.data import hold_out, load_lines
+from hwrlib.files import DataError
 from hwrlib.metrics import cer, per_line
 from hwrlib.model import CRNN, weights_version
 from hwrlib.recognizer import Recognizer

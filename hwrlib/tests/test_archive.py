@@ -24,7 +24,7 @@ from hwrlib.archive import bulk
 from hwrlib.archive.bulk import SCHEMA, Reader, read_archive, read_rows, start_ray
 from hwrlib.archive.sources import Item, find_items, iter_pages, open_item
 from hwrlib.ctc import Character, Reading
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.tests.conftest import encoded
 
 HERE = Path(__file__).resolve().parents[2]
@@ -115,6 +115,7 @@ def test_an_output_in_the_source_is_no_page_of_it(archive, without_ray, output):
     for _ in range(2):
         read(archive, archive / output, ("text", "pdf"))
     assert sorted(row["path"] for row in read_rows(archive / output)) == sorted([*PAGES, "own.v1.pdf"])
+    assert sorted(item.name for item in find_items(archive)) == sorted([*PAGES[:-1], "own.v1.pdf"])  # for another
 
 
 def test_two_runs_into_one_output_are_refused_and_a_half_written_part_is_none(archive, tmp_path, without_ray):
@@ -261,6 +262,15 @@ def test_killed_workers_lose_no_page_and_double_none_and_a_page_that_kills_them_
     errors = {row["path"]: row["error"] for row in rows if row["error"]}
     assert set(errors) == {"box/1.png", "broken.jpg"}
     assert errors["box/1.png"] == "3 workers died while they read this page"
+
+
+def without_weights():
+    raise DataError("model.safetensors: no weights of this network")
+
+
+def test_a_network_that_no_worker_can_load_is_one_sentence(ray, archive, tmp_path):
+    with pytest.raises(RuntimeError, match=r"^Ray ended \(.*no weights of this network\); what was read is kept"):
+        list(read_archive(find_items(archive), tmp_path / "out", without_weights, "m", workers=1))
 
 
 DRIVER = """

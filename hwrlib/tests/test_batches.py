@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from hwrlib.alphabet import IAM
 from hwrlib.batches import AugmentedLines, BucketSampler, PreparedLine, collate, load_batches, prepare_lines, replay
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.images import to_tensor
 from hwrlib.tests.conftest import encoded, strokes
 
@@ -103,6 +103,16 @@ def test_batches_come_from_workers_by_a_pipe_and_not_by_shared_memory():
         assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
         assert set(other.texts) == {"True True"}
     assert len(ForkingPickler.dumps(here[0])) > here[0].images.numel()  # the pixels, not the name of a file in /dev/shm
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(start, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.delattr(os, "setpgrp")
+    sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 4)
+    loader = load_batches(AugmentedLines(LINES), sampler, True)
+    loader.multiprocessing_context = start
+    assert [batch.texts for batch in loader] == [[LINES[k].text for k in batch] for batch in sampler]
 
 
 def test_each_line_comes_once_an_epoch_in_batches_of_like_width():

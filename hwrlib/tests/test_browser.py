@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwrlib.data import read_metadata
+from hwrlib.files import read_metadata
 
 NEEDED = [name for name in ("jupyterlab", "voila", "selenium") if importlib.util.find_spec(name) is None]
 NEEDED += [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]

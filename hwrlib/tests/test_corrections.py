@@ -14,7 +14,8 @@ import pytest
 
 import hwrlib
 from hwrlib.app.corrections import remove_line, save_line, zip_lines
-from hwrlib.data import DataError, load_lines
+from hwrlib.data import load_lines
+from hwrlib.files import DataError
 from hwrlib.images import ImageError
 from hwrlib.tests.conftest import strokes
 

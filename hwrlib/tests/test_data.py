@@ -1,5 +1,6 @@
 """Lines from every source, each error with its row, and hostile files; lines held out; files written whole."""
 
+import contextlib
 import csv
 import io
 import json
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwrlib.data import DataError, hold_out, inside, load_lines, read_metadata, training_lines, write_whole
+from hwrlib.data import hold_out, load_lines, training_lines
+from hwrlib.files import DataError, inside, read_metadata, write_whole
 from hwrlib.tests.conftest import encoded, strokes
 
 IMAGE = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
@@ -121,6 +123,10 @@ def test_a_source_that_is_not_there_lacks_a_column_or_is_no_parquet_is_named(tmp
         load_lines("train", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"metadata\.csv"):
         load_lines("train", tmp_path)
+    with contextlib.suppress(OSError):  # of a file system that takes no such name
+        folder = folder_of(tmp_path / os.fsdecode(b"caf\xe9"), "csv", ("a.png", "one"))
+        with pytest.raises(DataError, match=r"caf\\xe9.*not UTF-8: rename"):
+            load_lines("train", folder)
     for kind in ("csv", "jsonl"):
         with pytest.raises(DataError, match=rf"metadata\.{kind}: no line in it"):
             load_lines("train", folder_of(tmp_path / kind, kind))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hwrlib import batches
 from hwrlib.alphabet import Alphabet
-from hwrlib.data import DataError
+from hwrlib.files import DataError
 from hwrlib.scripts import experiments
 from hwrlib.tests.conftest import strokes, untrained
 

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import contextlib
 import datetime
 import io
 import json
@@ -84,6 +85,9 @@ def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
     assert [len(made["lines"]) for made in pages] == [1, 0, 2]
     assert pages[2]["lines"][0]["box"][1] < pages[2]["lines"][1]["box"][1]
     assert err == f"hwrlib: {path}#2: no writing was found\n"
+    strip = tmp_path / "strip.png"  # so wide that it is a line
+    picture().resize((900, 100)).save(strip)
+    assert read(strip) == 0 and capsys.readouterr() == ("\n", f"hwrlib: {strip}: no writing was found\n")
     for name in ("text", "alto"):
         assert read(path, "--format", name, "--output", tmp_path / name, "--as", "page") == 0
     assert (tmp_path / "text" / "scan.tif-2.txt").read_text() == ""
@@ -107,7 +111,7 @@ def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_
     assert out.startswith(f"{images / '0.png'}\t") and len(out.splitlines()) == 1
     for said, name in zip(err.splitlines(), bad, strict=True):
         assert said.startswith("hwrlib: ") and name in said
-    refused = [((images, images / "0.png", "--output", tmp_path / "out"), "two files called 0.png")]
+    refused = [((images, images / "0.png", "--output", tmp_path / "out"), "2 files called 0.png")]
     (tmp_path / "empty").mkdir()
     refused += [((images, "--format", "alto"), "give --output"), ((tmp_path / "empty",), "empty")]
     refused += [((images, "--weights", tmp_path / "no"), str(tmp_path / "no"))]
@@ -115,6 +119,17 @@ def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_
         assert read(*arguments) == 1
         err = capsys.readouterr().err
         assert reason in err and len(err.splitlines()) == 1
+
+
+def test_files_written_beside_their_pages_are_no_pages_and_a_name_that_is_no_utf_8_is_spelt_out(read, tmp_path, capsys):
+    pytest.importorskip("fpdf")
+    try:
+        picture(80).save(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    for _ in range(2):
+        assert read(tmp_path, "--output", tmp_path, "--format", "pdf", "--as", "line") == 0
+        assert capsys.readouterr().out == f"{tmp_path}/caf\\xe9.png.pdf\n"
 
 
 def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path, capsys, monkeypatch):
@@ -125,9 +140,22 @@ def test_standard_input_is_read_and_closed_ones_are_said(read, images, tmp_path,
     assert read("-") == 1
     monkeypatch.setattr(sys, "stdout", None)
     assert read(images) == 1 and read(images, "--output", tmp_path) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert read("-") == 1
     assert len(list(tmp_path.glob("*.txt"))) == 2
     monkeypatch.undo()
     assert [err.split()[-1] for err in capsys.readouterr().err.splitlines()] == ["read", "--output"]
+
+
+@contextlib.contextmanager
+def closed_pipe(monkeypatch):
+    """Standard output as after `| head -1` has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        yield
 
 
 def test_results_come_one_file_at_a_time_until_nobody_reads_them_or_ctrl_c(read, images, tmp_path, monkeypatch, capfd):
@@ -145,19 +173,16 @@ def test_results_come_one_file_at_a_time_until_nobody_reads_them_or_ctrl_c(read,
         assert (read(images), read(images)) == (0, 130)
     assert seen == [0, 1, 2]
     monkeypatch.setattr(Recognizer, "read_page", reading)
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
+    with closed_pipe(monkeypatch):
         assert read(images) == 141
-        monkeypatch.undo()
     assert capfd.readouterr().err == ""
 
 
-def test_help_and_the_server_of_the_app_start_without_what_they_do_not_need():
-    code = "import sys, hwrlib.__main__, hwrlib.app.server; print('torch' in sys.modules, 'datasets' in sys.modules)"
+def test_help_the_server_and_reading_start_without_what_they_do_not_need():
+    code = "import sys, hwrlib.__main__, hwrlib.app.server as _; print('torch' in sys.modules); "
+    code += "import hwrlib.archive.bulk, hwrlib.app.app as _; print('datasets' in sys.modules, 'pandas' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["False", "False", "False"]
     assert all(hasattr(hwrlib, name) for name in hwrlib.__all__)
 
 
@@ -167,7 +192,7 @@ def test_archive_says_which_pages_are_broken_or_blank(weights, images, tmp_path,
     def read_archive(items, output, make_recognizer, model, formats, workers, address):
         made.append((len(items), make_recognizer().decoder.name, model, formats, workers, address))
         for name, lines, error in (("a.png", [], None), ("b.png", [{"confidence": 1.0}], None), ("c.png", [], wrong)):
-            yield {"path": name, "sha256": "", "lines": lines, "error": error}
+            yield {"path": name, "sha256": "", "text": "b" if lines else "", "lines": lines, "error": error}
         yield {"path": "d.png", "pages": 0}
 
     monkeypatch.setattr("hwrlib.archive.bulk.read_archive", read_archive)
@@ -189,12 +214,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(weights, folder, tmp_path, capsys):
-    report, table = tmp_path / "report.json", tmp_path / "readings.csv"
+def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(
+    weights, folder, tmp_path, capsys, monkeypatch
+):
+    report, table = tmp_path / "new" / "report.json", tmp_path / "new" / "readings.csv"
     arguments = ["evaluate", "--data", str(folder), "--weights", weights]
-    assert main([*arguments, "--report", str(report), "--predictions", str(table)]) == 0
+    assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "all: 4 lines: CER" in out and "grey: 2 lines" in out
+    with closed_pipe(monkeypatch):  # nobody reads what is printed, yet the files are written
+        assert main([*arguments, "--report", str(report), "--predictions", str(table)]) == 141
     scores = json.loads(report.read_text())
     about = {"data": str(folder), "split": "validation", "decoder": "greedy", "weights": weights_version(weights)}
     assert about | {"date": datetime.date.today().isoformat()} == {name: scores[name] for name in [*about, "date"]}
@@ -246,6 +275,16 @@ def test_train_makes_its_settings_from_flags_and_ends_its_process_group(folder, 
     assert (trained[1].repeat, trained[1].skip_bad, [len(rows) for rows in trained[1].extra]) == (2, True, [4, 507])
     assert len(trained[1].replay_rows) == 507 and trained[0].replay_rows is None
     assert trained[0].rows["text"][:] == trained[0].held_out["text"][:] == load_lines("train", folder)["text"][:]
+
+
+def test_only_train_offers_to_leave_out_rows(weights, tmp_path, capsys):
+    (tmp_path / "metadata.csv").write_text("file_name,text\ngone.png,one\n")
+    data = ["--data", str(tmp_path)]
+    for command in (["evaluate", "--split", "train", "--weights", weights], ["train", "--output", str(tmp_path)]):
+        assert main([*command, *data]) == 1
+        first, advice, *more = capsys.readouterr().err.splitlines()
+        assert "row 0: the image of 'one' is missing" in first and advice.startswith("mend such rows, or take them out")
+        assert more == ["hwrlib: --skip-bad-rows trains on the others"] * (command[0] == "train")
 
 
 def test_init_brings_alphabet_width_divisor_and_calibration(folder, tmp_path, trained):

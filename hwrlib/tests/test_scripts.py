@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -23,7 +24,8 @@ from hwrlib.scripts import average, calibration, language, strokes, words
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NEEDED, EXTRAS = PROJECT["project"]["dependencies"], PROJECT["project"]["optional-dependencies"]
-CODE = [path for path in (ROOT / "hwrlib").rglob("*.py") if "tests" not in path.parts and "scripts" not in path.parts]
+FILES = [path for path in (ROOT / "hwrlib").rglob("*.py") if "tests" not in path.parts]
+CODE = [path for path in FILES if "scripts" not in path.parts]
 
 
 def test_calibration_finds_the_offset_and_slope_that_were_put_in_or_says_that_it_cannot():
@@ -107,17 +109,27 @@ def test_requirements_are_the_dependencies_each_with_a_lower_bound_and_pinned():
         assert f"\n{name.partition('[')[0].lower().replace('_', '-')}==" in pinned, row
 
 
+def imports(path):
+    """The names that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        yield from [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def test_nothing_needs_what_windows_lacks():
+    for path in FILES:
+        assert not {"fcntl", "grp", "pwd", "resource", "termios"} & {*imports(path)}, path
+        assert not re.search(r"\bos\.(fork|getpgrp|killpg|mkfifo|sysconf|uname|wait4)\b", path.read_text("utf-8")), path
+
+
 def test_what_the_module_imports_is_declared_and_the_wheel_holds_what_reading_needs_and_no_script():
     modules = {"PIL": "pillow", "cv2": "opencv-python-headless", "IPython": "ipython", "fpdf": "fpdf2"}
     names = {row.partition(">=")[0].partition("[")[0] for row in NEEDED + EXTRAS["app"] + EXTRAS["archive"]}
     names |= {"hwrlib", "pillow_heif", "traitlets", *sys.stdlib_module_names}  # HEIC; with ipywidgets
     for path in CODE:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            found += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            for name in found:
-                top = name.partition(".")[0]
-                assert modules.get(top, top) in names and not name.startswith("hwrlib.scripts"), f"{path}: {name}"
+        for name in imports(path):
+            top = name.partition(".")[0]
+            assert modules.get(top, top) in names and not name.startswith("hwrlib.scripts"), f"{path}: {name}"
     tool = PROJECT["tool"]["setuptools"]
     assert {".".join(path.parent.relative_to(ROOT).parts) for path in CODE} == set(tool["packages"])
     folders = {ROOT / package.replace(".", "/"): patterns for package, patterns in tool["package-data"].items()}

@@ -29,7 +29,7 @@ from hwrlib import training
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.batches import collate, prepare_lines
 from hwrlib.cpu import WinogradConv2d
-from hwrlib.data import DataError
+from hwrlib.files import BadRows
 from hwrlib.model import CRNN
 from hwrlib.settings import PRESETS, Settings
 from hwrlib.training import Trainer, TrainingError, make_trainer, new_model
@@ -225,7 +225,7 @@ def test_a_trainer_is_made_from_rows_with_others_mixed_in(tmp_path, capsys):
     own[1]["text"] = "c"
     dataset, before = datasets.Dataset.from_list, copied(start)
     held_out, extra = dataset(rows(2, first=50)), dataset(rows(2, first=70))
-    with pytest.raises(DataError, match=r"(?s)row 1: 'c' in 'c'.*--skip-bad-rows"):
+    with pytest.raises(BadRows, match=r"(?s)row 1: 'c' in 'c'.*mend such rows"):
         make_trainer(start, dataset(own), held_out, tmp_path, FEW)
     options = {"extra": [extra], "replay_rows": dataset(rows(60, first=200)), "repeat": 2, "skip_bad": True}
     run = make_trainer(start, dataset(own), held_out, tmp_path, FEW, **options, on_step=at(1, lambda: True))
