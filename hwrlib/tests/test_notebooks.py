@@ -1,10 +1,12 @@
 """The chapters as committed: run from top to bottom, whole, light, and linked."""
 
+import ast
 import json
 import os
 import re
 import sys
 import types
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,32 @@ def test_a_bootstrap_that_fails_says_why_can_be_run_again_and_asks_for_no_passwo
     colab(name, "mkdir -p handwriting-notebooks/notebooks")
     exec(BOOTSTRAP, {})
     assert Path.cwd().name == "notebooks"
+
+
+COLAB_HAS = {"torch", "numpy", "pandas", "datasets", "matplotlib", "seaborn", "PIL", "cv2", "IPython", "ipywidgets"}
+
+
+def imported(cell):
+    """The packages, of neither Python nor this repository, that a cell imports."""
+    nodes = list(ast.walk(ast.parse(source(cell))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "hwrlib", "google"}
+
+
+def test_on_colab_each_chapter_is_set_up_twice_and_gets_what_it_imports(path, code, colab, tmp_path):
+    home = tmp_path / "content" / "handwriting-notebooks"
+    copy = f"cp -R {path} {ROOT / 'notebooks' / 'recorded'} notebooks && ln -s {ROOT / 'hwrlib'} hwrlib"
+    colab("git", f"mkdir -p {home}/notebooks && cd {home} && {copy}")
+    setup, names = [cell for cell in code if '"pip"' in source(cell)], {}
+    for _ in range(2):
+        for cell in setup:
+            assert cell["metadata"]["cellView"] == "form" and source(cell).startswith("# @title ")
+            exec(source(cell), names)
+        assert (Path.cwd(), names["SOURCE"]) == (home / "notebooks", "iam") and Path(path.name).exists()
+        assert PathFinder.find_spec("hwrlib", sys.path[:1]) and Path("recorded").is_dir()
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("git clone") == 1 and source(setup[0]) == BOOTSTRAP
+    installed = set(re.findall(r"([\w-]+)(?:\[\w+\])?>=", calls))
+    assert ("ray" in installed) == (len(setup) == 2) == (path.name == NAMES[-1])
+    assert set().union(*map(imported, code)) <= COLAB_HAS | installed
