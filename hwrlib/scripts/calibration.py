@@ -10,6 +10,7 @@ from hwrlib import WEIGHTS
 from hwrlib.cpu import PRECISIONS
 from hwrlib.data import load_lines
 from hwrlib.files import write_whole
+from hwrlib.images import ImageError, prepare_pixels
 from hwrlib.metrics import per_line
 from hwrlib.model import CRNN
 from hwrlib.recognizer import Recognizer, log_odds
@@ -39,15 +40,26 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
 def main(arguments: list[str] | None = None) -> None:
     """Read the lines with each decoder, fit, and write once all are fitted."""
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.calibration", description=__doc__)
-    parser.add_argument("data", help='whose validation lines to read: "iam", "sample", or a path')
+    parser.add_argument("data", nargs="+", help='whose validation lines to read: "iam", "sample", or paths')
+    parser.add_argument("--most", type=int, default=300, help="lines of each, evenly (default: %(default)s)")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weights (default: the embedded)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
     options = parser.parse_args(arguments)
-    lines, model = load_lines("validation", options.data), CRNN.from_pretrained(options.weights)
+    model = CRNN.from_pretrained(options.weights)
+    texts, pixels = [], []
+    for data in options.data:
+        lines = load_lines("validation", data)
+        for k in range(0, len(lines), -(-len(lines) // options.most)):
+            row = lines[k]
+            try:
+                pixels.append(prepare_pixels(row["image"], width_divisor=model.width_divisor))
+                texts.append(row["text"])
+            except ImageError as error:
+                print(f"left out: row {k} of {data}: {error}")
     model.calibration, fits = {}, {}  # confidences are then those of the decoders
     for decoder in ("greedy", "beam", "language"):
-        readings = Recognizer(model, options.precision, decoder).read_lines(lines["image"])
-        table = per_line(list(lines["text"]), [reading.text for reading in readings])
+        readings = Recognizer(model, options.precision, decoder).read_prepared(pixels)
+        table = per_line(texts, [reading.text for reading in readings])
         shares = (1 - table.errors / table.characters).clip(lower=0).to_numpy()
         fits[decoder] = calibrate(np.array([reading.confidence for reading in readings]), shares)
         print(decoder, *fits[decoder], flush=True)

@@ -78,7 +78,7 @@ def piece(line: Line, rng: np.random.Generator) -> Line:
     return line._replace(pixels=line.pixels[:, starts[first] : max(ends[last], starts[first] + 1)])
 
 
-def paste(page: Page, line: Line, x: float, y: float, x_height: float, ink: float, most: float, rng) -> float:
+def paste(page: Page, line: Line, x: float, y: float, x_height: float, ink: float, most: float) -> float:
     """Write a line on a page, its baseline at y, its end before column `most`; where it ends."""
     scale = x_height / line.x_height
     height, width = (max(2, round(side * scale)) for side in line.pixels.shape)
@@ -99,79 +99,99 @@ def paste(page: Page, line: Line, x: float, y: float, x_height: float, ink: floa
     return float(left + columns[-1])
 
 
+class Hand(NamedTuple):
+    """How a page is written: lines that stand together in the bank, and so are by one hand, nearly."""
+
+    bank: list[Line]
+    x_height: float
+    ink: float  # 0 to 1
+
+    def line(self, rng: np.random.Generator, short: bool = False) -> Line:
+        """Any line of the hand, or a word or some of one."""
+        line = self.bank[int(rng.integers(len(self.bank)))]
+        return piece(line, rng) if short else line
+
+
 def compose(bank: list[Line], rng: np.random.Generator) -> Page:
-    """A page of handwriting as people lay it out."""
+    """A page of handwriting as people lay it out: text, a list, columns, notes here and there, a word, or nothing."""
     height, width = (int(side) for side in rng.integers(420, 1000, 2))
-    page = Page(np.full((height, width), 255, np.uint8), [])
-    kind = rng.choice(["text", "columns", "list", "scattered", "word", "none"], p=[0.28, 0.2, 0.14, 0.2, 0.13, 0.05])
+    page, first = Page(np.full((height, width), 255, np.uint8), []), int(rng.integers(len(bank)))
     x_height = float(np.exp(rng.uniform(np.log(9), np.log(30))))
-    ink, first = rng.uniform(0.45, 1), int(rng.integers(len(bank)))
-
-    def any_line() -> Line:  # a page is by one hand, nearly: lines that stand together in the bank
-        return bank[(first + int(rng.integers(40))) % len(bank)]
-
-    def block(left: float, right: float, y: float, bottom: float, short: bool) -> None:
-        pitch, slope = x_height * rng.uniform(2.0, 4.2), rng.normal(0, 0.01)
-        while y < bottom:
-            x = left + max(0, rng.normal(0, 0.5)) * x_height * (2 if rng.random() < 0.2 else 1)
-            begun = len(page.lines)
-            for _ in range(1 if short else int(rng.integers(1, 5))):
-                line = piece(any_line(), rng) if short or rng.random() < 0.4 else any_line()
-                start, count = x, len(page.lines)
-                x = paste(page, line, x, y + slope * (x - left), x_height * rng.normal(1, 0.04), ink, right, rng)
-                if len(page.lines) > count > begun:  # one line with what was written before
-                    places, size = page.lines.pop()
-                    before = page.lines.pop()
-                    page.lines.append((np.concatenate([before[0], places]), (before[1] + size) / 2))
-                x += x_height * (rng.uniform(2, 6) if rng.random() < 0.2 else rng.uniform(0.8, 1.8))
-                if x > right - 4 * x_height or x <= start:
-                    break
-            if rng.random() < 0.04:  # an empty line
-                y += pitch
-            y += pitch * max(0.75, rng.normal(1, 0.06))
-
+    hand = Hand([bank[(first + k) % len(bank)] for k in range(40)], x_height, rng.uniform(0.45, 1))
+    kind = rng.choice(["text", "columns", "list", "notes", "word", "none"], p=[0.28, 0.2, 0.14, 0.2, 0.13, 0.05])
     if kind in ("text", "list"):
         left, y = rng.uniform(0.02, 0.15) * width, x_height * rng.uniform(1.5, 5)
         bottom = height * (rng.uniform(0.3, 1.0) if rng.random() < 0.5 else 1)
-        block(left, width * rng.uniform(0.7, 1.0), y, bottom, kind == "list")
+        write_block(page, hand, (left, width * rng.uniform(0.7, 1.0)), (y, bottom), kind == "list", rng)
     elif kind == "columns":
         count = int(rng.integers(2, 4))
         edges = np.linspace(0, width, count + 1) + np.r_[0, rng.normal(0, 0.03 * width, count - 1), 0]
-        x_height = min(x_height, width / count / 9)
+        hand = hand._replace(x_height=min(x_height, width / count / 9))
         for left, right in itertools.pairwise(edges):
-            gap = x_height * rng.uniform(0.8, 2.5)
-            short = rng.random() < 0.4
-            block(left + gap, right - gap / 2, x_height * rng.uniform(1.5, 8), height * rng.uniform(0.5, 1), short)
-    elif kind == "scattered":
+            gap, rows = hand.x_height * rng.uniform(0.8, 2.5), (hand.x_height * rng.uniform(1.5, 8), height)
+            write_block(page, hand, (left + gap, right - gap / 2), rows, rng.random() < 0.4, rng)
+    elif kind == "notes":
         for _ in range(int(rng.integers(1, 8))):
-            size = x_height * rng.uniform(0.7, 2)
-            line = piece(any_line(), rng) if rng.random() < 0.7 else any_line()
-            x, y = rng.uniform(0, 0.6) * width, rng.uniform(0.08, 0.95) * height
-            near = [abs(places[0, 1] - y) < 2.4 * max(size, other) for places, other in page.lines]
-            if not any(near):
-                end, count = paste(page, line, x, y, size, ink, width, rng), len(page.lines)
-                if count and rng.random() < 0.3:  # a box around it, or a line under it
-                    corner = int(x - size), int(y - 2.2 * size)
-                    other = int(end + size), int(y + rng.uniform(0.4, 1.2) * size)
-                    shade = int(rng.uniform(0, 180))
-                    if rng.random() < 0.5:
-                        cv2.rectangle(page.grey, corner, other, shade, int(rng.integers(1, 4)))
-                    else:
-                        cv2.line(page.grey, (corner[0], other[1]), other, shade, int(rng.integers(1, 4)))
+            write_note(page, hand, rng)
     elif kind == "word":
-        line = piece(any_line(), rng) if rng.random() < 0.8 else any_line()
-        size = min(
-            line.x_height * 5, width * rng.uniform(0.25, 0.85) / line.pixels.shape[1] * line.x_height, height / 5
-        )
-        span = size * line.pixels.shape[1] / line.x_height
-        x, y = rng.uniform(0.02, 0.98) * max(1, width - span), height * rng.uniform(0.45, 0.75)
-        paste(page, line, x, y, size, ink, width, rng)
-        if rng.random() < 0.6:  # cut close
-            top, bottom = max(0, y - size * rng.uniform(2, 4)), min(height, y + size * rng.uniform(1, 3))
-            left, right = max(0, x - size * rng.uniform(0.1, 4)), min(width, x + span + size * rng.uniform(0.1, 4))
-            moved = [(places - (int(left), int(top)), size) for places, size in page.lines]
-            page = Page(np.ascontiguousarray(page.grey[int(top) : int(bottom), int(left) : int(right)]), moved)
+        page = write_word(page, hand, rng)
     return page
+
+
+def write_block(page: Page, hand: Hand, columns: tuple, rows: tuple, short: bool, rng: np.random.Generator) -> None:
+    """Lines between two columns and two rows of a page, short ones or of several parts."""
+    x_height, (left, right), (y, bottom) = hand.x_height, columns, rows
+    pitch, slope = x_height * rng.uniform(2.0, 4.2), rng.normal(0, 0.01)
+    while y < bottom:
+        x, begun = left + max(0, rng.normal(0, 0.5)) * x_height * (2 if rng.random() < 0.2 else 1), len(page.lines)
+        for _ in range(1 if short else int(rng.integers(1, 5))):
+            line, start, count = hand.line(rng, short or rng.random() < 0.4), x, len(page.lines)
+            x = paste(page, line, x, y + slope * (x - left), x_height * rng.normal(1, 0.04), hand.ink, right)
+            if len(page.lines) > count > begun:  # one line with what was written before
+                (before, size), (places, _) = page.lines[-2:]
+                page.lines[-2:] = [(np.concatenate([before, places]), size)]
+            x += x_height * (rng.uniform(2, 6) if rng.random() < 0.2 else rng.uniform(0.8, 1.8))
+            if x > right - 4 * x_height or x <= start:
+                break
+        y += pitch * max(0.75, rng.normal(1, 0.06)) * (2 if rng.random() < 0.04 else 1)
+
+
+def write_note(page: Page, hand: Hand, rng: np.random.Generator) -> None:
+    """A few words anywhere on a page where nothing is near, now and then in a box or underlined."""
+    (height, width), size, line = (
+        page.grey.shape,
+        hand.x_height * rng.uniform(0.7, 2),
+        hand.line(rng, rng.random() < 0.7),
+    )
+    x, y, count = rng.uniform(0, 0.6) * width, rng.uniform(0.08, 0.95) * height, len(page.lines)
+    if any(abs(places[0, 1] - y) < 2.4 * max(size, other) for places, other in page.lines):
+        return
+    end = paste(page, line, x, y, size, hand.ink, width)
+    if len(page.lines) > count and rng.random() < 0.3:
+        corner, other = (int(x - size), int(y - 2.2 * size)), (int(end + size), int(y + rng.uniform(0.4, 1.2) * size))
+        shade, thick = int(rng.uniform(0, 180)), int(rng.integers(1, 4))
+        if rng.random() < 0.5:
+            cv2.rectangle(page.grey, corner, other, shade, thick)
+        else:
+            cv2.line(page.grey, (corner[0], other[1]), other, shade, thick)
+
+
+def write_word(page: Page, hand: Hand, rng: np.random.Generator) -> Page:
+    """One word, as wide as a quarter of the page or nearly all of it; mostly the page is then cut close around it."""
+    (height, width), line = page.grey.shape, hand.line(rng, rng.random() < 0.8)
+    size = width * rng.uniform(0.25, 0.85) / line.pixels.shape[1] * line.x_height
+    size = min(size, line.x_height * 5, height / 5)
+    span = size * line.pixels.shape[1] / line.x_height
+    x, y = rng.uniform(0.02, 0.98) * max(1, width - span), height * rng.uniform(0.45, 0.75)
+    paste(page, line, x, y, size, hand.ink, width)
+    if rng.random() < 0.4:
+        return page
+    top, bottom = int(max(0, y - size * rng.uniform(2, 4))), int(min(height, y + size * rng.uniform(1, 3)))
+    left, right = (
+        int(np.clip(at, 0, width)) for at in (x - size * rng.uniform(0.1, 4), x + span + size * rng.uniform(0.1, 4))
+    )
+    lines = [(places - (left, top), size) for places, size in page.lines]
+    return Page(np.ascontiguousarray(page.grey[top:bottom, left:right]), lines)
 
 
 def decorate(page: Page, rng: np.random.Generator) -> Page:
