@@ -20,7 +20,8 @@ from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
 from hwrlib.page.baselines import find_baselines, is_sideways
-from hwrlib.page.lines import PageLine, crop_line, find_lines
+from hwrlib.page.ink import level_ink
+from hwrlib.page.lines import PageLine, crop_line, cut_lines, is_tight
 from hwrlib.page.places import place_reading, turn_line_back
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -60,12 +61,17 @@ def find_turned(page: np.ndarray, kind: Kind, rotation: int) -> list[PageLine]:
     """
     turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
     height, width = turned.shape
-    baselines = find_baselines(turned)
-    lines = [] if kind == "line" else find_lines(turned, baselines)
-    if kind == "line" or (kind is None and (len(lines) == 1 or (not lines and width >= 5 * height))):
-        whole = PageLine((0, 0, width, height), turned, baseline=lines[0].baseline if lines else None)
-        crop = crop_line(turned, baselines) or whole
-        lines = [dataclasses.replace(crop, box=lines[0].box if lines else crop.box)]
+    whole = PageLine((0, 0, width, height), turned)
+    if kind == "line":
+        lines = [crop_line(turned) or whole]
+    else:
+        baselines = find_baselines(turned)
+        level = level_ink(turned, baselines) if baselines else None
+        lines = cut_lines(level) if level else []
+        if kind is None and len(lines) == 1 and is_tight(level):
+            lines = [dataclasses.replace(whole, box=lines[0].box, baseline=lines[0].baseline)]
+        elif kind is None and not lines and width >= 5 * height:
+            lines = [whole]
     return [turn_line_back(line, turned.shape, rotation) for line in lines]
 
 

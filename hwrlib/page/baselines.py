@@ -12,7 +12,7 @@ import numpy as np
 from hwrlib.page.maps import Maps, map_lines
 
 FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
-FINEST, SCALES = 1152, (768, 448, 256)  # px of the longest side, as the network sees it
+FINEST, SCALES = 1152, (768, 448, 256, 160)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
 
 
@@ -101,7 +101,7 @@ def trace(maps: Maps) -> list[Baseline]:
 
 def height_above(upper: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> float:
     """Rows from a baseline up to the line of upper edges that is nearest above it; 0 where there is none."""
-    up = np.arange(1, min(120, max(2, int(rows.max()))))
+    up = np.arange(1, min(120, max(4, int(rows.max()))))
     places = (rows - up[:, None]).clip(0).astype(np.float32)
     across = np.broadcast_to(columns.astype(np.float32), places.shape)
     strip = cv2.remap(upper, np.ascontiguousarray(across), places, cv2.INTER_LINEAR)

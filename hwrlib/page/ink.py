@@ -1,6 +1,6 @@
 """The ink of a page near its baselines, made level, without rulings: what lines are cut from (chapter 7).
 
-On a scale on which an x has at most 24 pixels, a closing finds the paper's brightness, so that uneven light is divided
+On a scale on which an x has at most 40 pixels, a closing finds the paper's brightness, so that uneven light is divided
 out; Otsu's threshold (1979) parts ink from paper; long thin runs are rulings and go, but for the strokes across them.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 from hwrlib.page.baselines import Baseline, weighted_median
 
 FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
-X_HEIGHT = 24  # px of the reduced scale at most
+X_HEIGHT = 40  # px of the reduced scale at most
 PAPER = 41  # px of the reduced scale: wider than any stroke
-ABOVE, BELOW, BEYOND = 3.2, 2.2, 4  # x-heights around a baseline within which its ink is
+ABOVE, BELOW, BEYOND = 3.2, 2.6, 4  # x-heights around a baseline within which its ink is
 SQUARE = np.ones((3, 3), np.uint8)
 
 

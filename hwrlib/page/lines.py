@@ -44,35 +44,31 @@ class PageLine:
             object.__setattr__(self, "outline", np.array(corners, float))
 
 
-def find_lines(
-    page: str | Path | bytes | Image.Image | np.ndarray, baselines: list[Baseline] | None = None
-) -> list[PageLine]:
-    """Find the lines of an upright page, in reading order; its baselines are found where they are not given."""
+def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[PageLine]:
+    """Find the lines of an upright page, in reading order."""
     page = load_page(page)
-    baselines = find_baselines(page) if baselines is None else baselines
+    baselines = find_baselines(page)
     return cut_lines(level_ink(page, baselines)) if baselines else []
 
 
-def crop_line(picture: np.ndarray, baselines: list[Baseline] | None = None) -> PageLine | None:
+def crop_line(picture: np.ndarray) -> PageLine | None:
     """Cut the writing out of a picture (H, W) of one line that has a margin or rulings, is tilted or taller than wide.
 
     None for a tight cut, which is best read as it is, and where no line is found or several on a tall picture.
     """
-    baselines = find_baselines(picture) if baselines is None else baselines
-    if not baselines:
-        return None
-    tall, level = picture.shape[0] > picture.shape[1], level_ink(picture, baselines)
-    if (tall and len(baselines) > 1) or not (tall or level.ruled > 0.12 or has_margins(level)):  # IAM's: 0.09 at most
-        return None
-    return max(cut_lines(level), key=lambda line: line.image.size, default=None)
+    baselines = find_baselines(picture)
+    level = level_ink(picture, baselines) if baselines else None
+    lines = [] if level is None or is_tight(level) else cut_lines(level)
+    several = picture.shape[0] > picture.shape[1] and len(lines) > 1
+    return None if several else max(lines, key=lambda line: line.image.size, default=None)
 
 
-def has_margins(level: Level) -> bool:
-    """Whether much paper is both above and below the levelled ink of a line; a tilted line has it, too."""
-    owner = assign_ink(level)
-    rows, height = np.flatnonzero(owner.any(axis=1)), level.paper.shape[0]
-    added = (len(owner) - height) / 2  # rows that the rotation added above, and as many below
-    return rows.size > 0 and min(rows[0], len(owner) - 1 - rows[-1]) - added > height / 8  # IAM's: 0.07 at most
+def is_tight(level: Level) -> bool:
+    """Whether a picture of a line is cut tightly: wide, without rulings, without much paper both above and below."""
+    rows, (height, width) = np.flatnonzero(assign_ink(level).any(axis=1)), level.paper.shape
+    added = (len(level.ink) - height) / 2  # rows that the rotation added above, and as many below
+    margin = min(rows[0], len(level.ink) - 1 - rows[-1]) - added if rows.size else 0
+    return height <= width and level.ruled < 0.12 and margin < height / 8  # IAM's: 0.09 and 0.07 at most
 
 
 def cut_lines(level: Level) -> list[PageLine]:
@@ -138,7 +134,7 @@ def cut(level: Level, mask: np.ndarray, line: Baseline) -> PageLine:
     def at(columns: np.ndarray) -> np.ndarray:  # level beyond its ends
         return curve(np.clip(columns, line.xs[0], line.xs[-1]))
 
-    height, margin = ys - at(xs), line.x_height / 4  # rows from the baseline
+    height, margin = ys - at(xs), line.x_height / 5  # rows from the baseline
     rows = np.arange(height.min() - margin, height.max() + margin + 1, level.scale)
     left, tall = xs.min() - margin, len(rows) * level.scale
     columns = np.arange(left, max(xs.max() + margin + 1, left + tall), level.scale)  # a lone "I" is a line, too
