@@ -139,10 +139,9 @@ def train(options: argparse.Namespace) -> int:
         model.load_state_dict(start.state_dict())
     rows, held_out = training_lines(options.data, skip_bad)
     print(f"{len(rows)} lines to train on, {len(held_out)} held out to validate", file=sys.stderr)
-    extra = [load_lines("train", source, skip_bad) for source in options.extra]
     others = load_lines("train", options.replay, skip_bad) if options.replay else None
-    more = {"extra": extra, "replay_rows": others, "repeat": options.repeat, "skip_bad": skip_bad}
-    more |= {"resume": options.resume, "on_epoch": show}
+    more = {"extra": [load_lines("train", source, skip_bad) for source in options.extra], "repeat": options.repeat}
+    more |= {"replay_rows": others, "skip_bad": skip_bad, "resume": options.resume, "on_epoch": show}
     trainer = make_trainer(model, rows, held_out, options.output, settings, **more)
     trainer.run()
     trainer.accelerator.end_training()  # a process of several that ends without it may abort
@@ -251,7 +250,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (one, three, four, five, six):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
-        command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
+        help = "reranked: a language model of transformers (variable HWR_RERANKER) chooses; default: %(default)s"
+        command("--decoder", choices=["greedy", "beam", "language", "reranked"], default=decoder, help=help)
         command("--precision", choices=["fp32", "bf16", "fp16"], help="default: what is fast on this machine")
     return parser
 
