@@ -226,10 +226,10 @@ class Recognizer:
         pitch = np.divide(given, [max(1, len(first.text)) for first in firsts])
         stretched = np.where(pitch < DENSE, np.minimum(WIDENED / pitch, WIDEST), 1.0)
         if (dense := np.flatnonzero(stretched > 1)).size:
-            lines = [line[:length] for line, length in zip(log_probs, lengths, strict=True)]
+            lines, lengths = [line[:n] for line, n in zip(log_probs, lengths, strict=True)], lengths.tolist()
             wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in dense])
-            for k, line, length, first in zip(dense, *wide, greedy(*wide, alphabet), strict=True):
-                lines[k], lengths[k], firsts[k] = line[:length], length, first
+            for k, line, n, first in zip(dense, *wide, greedy(*wide, alphabet), strict=True):
+                lines[k], lengths[k], firsts[k] = line[:n], int(n), first
             log_probs = pad_sequence(lines, batch_first=True)
         read = zip(decoder(log_probs, lengths, alphabet, firsts), given, stretched, strict=True)
         return [

@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
@@ -26,7 +25,7 @@ def folder(tmp_path):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = level(add_prefix_space=False)
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END).save_pretrained(tmp_path)
-    torch.manual_seed(0)
+    transformers.set_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.LlamaConfig(vocab_size=len(vocabulary), initializer_range=0.5, **sizes)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
