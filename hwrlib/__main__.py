@@ -251,7 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     for command in (one, three, four, five, six):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
     for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
-        command("--decoder", choices=["greedy", "beam", "language"], default=decoder, help="default: %(default)s")
+        help = "reranked: a language model of transformers (variable HWR_RERANKER) chooses; default: %(default)s"
+        command("--decoder", choices=["greedy", "beam", "language", "reranked"], default=decoder, help=help)
         command("--precision", choices=["fp32", "bf16", "fp16"], help="default: what is fast on this machine")
     return parser
 

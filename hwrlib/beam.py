@@ -5,6 +5,7 @@ import heapq
 import math
 import unicodedata
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -91,6 +92,14 @@ def expand_beam(
         yield beam, scale
 
 
+class Candidate(NamedTuple):
+    """A text that a line may have."""
+
+    text: str
+    log_probability: float  # natural log, given the image alone
+    weight: float  # natural log of ``Fusion``'s weight of the text; 0 without a language model
+
+
 class PrefixBeam:
     """A decoder that reads each line as its most probable text: the paths to a text added up.
 
@@ -124,11 +133,19 @@ class PrefixBeam:
         self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
     ) -> list[Reading]:
         """Read lines, as :func:`hwrlib.ctc.greedy`; an AlphabetError where the language model lacks a character."""
+        found = self.candidates(log_probs, lengths, alphabet, firsts)
+        lines = zip(to_array(log_probs), lengths, found, strict=True)
+        return [as_reading(line[:length], ranked, alphabet) for line, length, ranked in lines]
+
+    def candidates(
+        self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
+    ) -> list[list[Candidate]]:
+        """The best texts of each line, best first: n-best lists (Chow and Schwartz, 1989); arguments as of a call."""
         firsts = greedy(log_probs, lengths, alphabet, firsts)
         lines = zip(to_array(log_probs), lengths, firsts, strict=True)
-        return [self._read(line[:length], first, alphabet) for line, length, first in lines]
+        return [self._search(line[:length], first, alphabet) for line, length, first in lines]
 
-    def _read(self, log_probs: np.ndarray, first: Reading, alphabet: Alphabet) -> Reading:
+    def _search(self, log_probs: np.ndarray, first: Reading, alphabet: Alphabet) -> list[Candidate]:
         fusion = self._fusion(alphabet)
         weight = fusion.log_weight if fusion else lambda text: 0.0
         steps = expand_beam(log_probs, alphabet, self.width, self.floor, fusion and fusion.factors)
@@ -138,11 +155,17 @@ class PrefixBeam:
         if self.width > 1:
             scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
         ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])
-        (text, log_probability), *others = [(text, score - weight(text)) for text, score in ranked]
-        labels = alphabet.encode(text)
-        path, spans = forced_align(log_probs, labels)
-        characters = tuple(
-            Character(c, min(math.exp(log_probs[begin:end, k].max()), 1.0), begin, end)
-            for c, k, (begin, end) in zip(text, labels, spans, strict=True)
-        )
-        return Reading(text, log_probability, path_confidence(path, len(text)), characters, tuple(others))
+        return [Candidate(text, score - (own := weight(text)), own) for text, score in ranked]
+
+
+def as_reading(log_probs: np.ndarray, ranked: list[Candidate], alphabet: Alphabet) -> Reading:
+    """The first of a line's texts as its reading, the others as its alternatives, from (T, C) log-probabilities."""
+    (text, log_probability, _), *others = ranked
+    labels = alphabet.encode(text)
+    path, spans = forced_align(log_probs, labels)
+    characters = tuple(
+        Character(c, min(math.exp(log_probs[begin:end, k].max()), 1.0), begin, end)
+        for c, k, (begin, end) in zip(text, labels, spans, strict=True)
+    )
+    alternatives = tuple((other.text, other.log_probability) for other in others)
+    return Reading(text, log_probability, path_confidence(path, len(text)), characters, alternatives)

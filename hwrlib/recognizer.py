@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from hwrlib import WEIGHTS
@@ -23,10 +24,16 @@ from hwrlib.page.baselines import find_baselines, is_sideways
 from hwrlib.page.ink import level_ink
 from hwrlib.page.lines import PageLine, crop_line, cut_lines, is_tight
 from hwrlib.page.places import place_reading, turn_line_back
+from hwrlib.rerank import Reranker
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 Kind = Literal["line", "page"] | None
-DECODERS = {"greedy": lambda: greedy, "beam": PrefixBeam, "language": lambda: PrefixBeam(CharNgram.load())}
+DECODERS = {
+    "greedy": lambda: greedy,
+    "beam": PrefixBeam,
+    "language": lambda: PrefixBeam(CharNgram.load()),
+    "reranked": Reranker,
+}
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.8  # certainty: a page less sure may lie upside down
@@ -103,7 +110,8 @@ class Recognizer:
             learns later has no effect here: make a new Recognizer.
         precision: "fp32", "bf16" or "fp16", for most convolutions: the rest is float32, so that the text hardly
             depends on it; measured on this machine where left out.
-        decoder: "greedy", "beam", "language" (the beam with the embedded language model), or a decoder.
+        decoder: "greedy", "beam", "language" (the beam with the embedded language model), "reranked" (a pre-trained one
+            chooses among its texts; needs `transformers`), or a decoder.
 
     ``batch_size`` is the number of lines read at once, 1 on a CPU; the texts do not depend on it.
     """
@@ -189,7 +197,8 @@ class Recognizer:
         for start in range(0, len(lines), self.batch_size):
             some = lines[start : start + self.batch_size]
             pixels = [prepare_pixels(line.image, width_divisor=divisor, name=name) for line in some]
-            read = zip(self.read_prepared(pixels), some, pixels, strict=True)
+            above = [reading.text for reading in readings]
+            read = zip(self.read_prepared(pixels, above=above), some, pixels, strict=True)
             readings = readings + [place_reading(reading, line, px, rotation) for reading, line, px in read]
             yield PageReading(lines, readings, rotation)
 
@@ -204,40 +213,47 @@ class Recognizer:
         picture = picture if crop is None else crop.image
         return prepare_pixels(picture, width_divisor=self.model.width_divisor, name=name_of(image))
 
-    def read_prepared(self, pixels: list[np.ndarray], progress: bool = False) -> list[Reading]:
+    def read_prepared(
+        self, pixels: list[np.ndarray], progress: bool = False, above: list[str] | None = None
+    ) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each.
 
         The width of a line is set by its writing: one with under 3.4 frames a character is widened to 4.2, read again.
+        Lines that follow each other on a page have ``above``, the texts of those above them, maybe none.
         """
         # Paper without ink, which no training line shows, says nothing.
         readings = [Reading("", 0.0, 1.0, ())] * len(pixels)
-        offset, slope = self.model.calibration.get(self.decoder.name, (0.0, 1.0))
+        # A reranker's confidences are of the same paths as those of its beam.
+        offset, slope = self.model.calibration.get(getattr(self.decoder, "beam", self.decoder).name, (0.0, 1.0))
         written = [k for k, line in enumerate(pixels) if line.min() < 255]
-        order = sorted(written, key=lambda k: pixels[k].shape[1])
+        follow = above is not None and isinstance(self.decoder, Reranker)
+        order = written if follow else sorted(written, key=lambda k: pixels[k].shape[1])
         starts = range(0, len(order), self.batch_size)
         for start in tqdm(starts, "reading", disable=not progress, leave=False):
             chosen = order[start : start + self.batch_size]
-            for k, reading in zip(chosen, self._read_batch([pixels[k] for k in chosen]), strict=True):
+            decoder = self.decoder.after([*above, *(r.text for r in readings[: chosen[0]])]) if follow else self.decoder
+            for k, reading in zip(chosen, self._read_batch([pixels[k] for k in chosen], decoder), strict=True):
                 readings[k] = dataclasses.replace(reading, confidence=calibrated(reading.confidence, offset, slope))
         return readings
 
-    def _read_batch(self, pixels: list[np.ndarray]) -> list[Reading]:
-        """Read lines in one batch, and those that are dense in a second."""
-        alphabet, given, readings = self.model.alphabet, [frames(line.shape[1]) for line in pixels], {}
+    def _read_batch(self, pixels: list[np.ndarray], decoder: Callable) -> list[Reading]:
+        """Read lines in one batch; the network sees those that are dense once more, widened."""
+        alphabet, given = self.model.alphabet, [frames(line.shape[1]) for line in pixels]
         log_probs, lengths = self.log_probabilities(pixels)
         firsts = greedy(log_probs, lengths, alphabet)
         pitch = np.divide(given, [max(1, len(first.text)) for first in firsts])
         stretched = np.where(pitch < DENSE, np.minimum(WIDENED / pitch, WIDEST), 1.0)
-        if (once := np.flatnonzero(stretched == 1)).size:
-            read = self.decoder(log_probs[once], lengths[once], alphabet, [firsts[k] for k in once])
-            readings |= zip(once, read, strict=True)
-        if (twice := np.flatnonzero(stretched > 1)).size:
-            wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in twice])
-            readings |= zip(twice, self.decoder(*wide, alphabet), strict=True)
-        for k, reading in readings.items():
-            characters = tuple(place(c, given[k], stretched[k]) for c in reading.characters)
-            readings[k] = dataclasses.replace(reading, characters=characters)
-        return [readings[k] for k in range(len(pixels))]
+        if (dense := np.flatnonzero(stretched > 1)).size:
+            lines, lengths = [line[:n] for line, n in zip(log_probs, lengths, strict=True)], lengths.tolist()
+            wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in dense])
+            for k, line, n, first in zip(dense, *wide, greedy(*wide, alphabet), strict=True):
+                lines[k], lengths[k], firsts[k] = line[:n], int(n), first
+            log_probs = pad_sequence(lines, batch_first=True)
+        read = zip(decoder(log_probs, lengths, alphabet, firsts), given, stretched, strict=True)
+        return [
+            dataclasses.replace(reading, characters=tuple(place(c, own, times) for c in reading.characters))
+            for reading, own, times in read
+        ]
 
     @torch.inference_mode()
     def log_probabilities(self, pixels: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

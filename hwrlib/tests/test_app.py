@@ -221,11 +221,11 @@ def test_a_picture_is_a_line_or_a_page_as_one_says_is_rotated_and_leaves_the_pad
 def test_stop_keeps_what_was_read_and_a_new_picture_leaves_nothing_of_the_last(app, recognizer, monkeypatch):
     read, whole = recognizer.read_prepared, len(find_lines(scribble(500, 900)))
 
-    def read_meanwhile(*arguments):
+    def read_meanwhile(*arguments, **above):
         if meanwhile:
             meanwhile.pop()()
             assert (texts(app), len(app.view.boxes)) == ([], whole if app.view.mode == "page" else 0)
-        return read(*arguments)
+        return read(*arguments, **above)
 
     monkeypatch.setattr(recognizer, "read_prepared", read_meanwhile)
     meanwhile = [lambda: app.view._handle_custom_msg({"kind": "stop"}, [])]

@@ -125,7 +125,13 @@ def test_nothing_needs_what_windows_lacks():
 def test_what_the_module_imports_is_declared_and_the_wheel_holds_what_reading_needs_and_no_script():
     modules = {"PIL": "pillow", "cv2": "opencv-python-headless", "IPython": "ipython", "fpdf": "fpdf2"}
     names = {row.partition(">=")[0].partition("[")[0] for row in NEEDED + EXTRAS["app"] + EXTRAS["archive"]}
-    names |= {"hwrlib", "pillow_heif", "traitlets", *sys.stdlib_module_names}  # HEIC; with ipywidgets
+    names |= {
+        "hwrlib",
+        "pillow_heif",
+        "traitlets",
+        "transformers",
+        *sys.stdlib_module_names,
+    }  # HEIC; ipywidgets; [rerank]
     for path in CODE:
         for name in imports(path):
             top = name.partition(".")[0]

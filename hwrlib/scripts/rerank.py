@@ -1,0 +1,132 @@
+"""Measure the decoder "reranked" on validation lines, its weights chosen on every third of them (chapter 5)."""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hwrlib import WEIGHTS, metrics
+from hwrlib.beam import PrefixBeam
+from hwrlib.ctc import greedy
+from hwrlib.data import load_lines
+from hwrlib.language import CharNgram
+from hwrlib.recognizer import Recognizer
+from hwrlib.rerank import ABOVE, MODEL, TEXTS, CausalModel, undo_spacing
+
+WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
+GRID = np.array(list(itertools.product(np.arange(0.5, 1.25, 0.1), np.arange(0, 0.65, 0.05), np.arange(0, 2.1, 0.25))))
+COLUMNS = ["width", "text", "image", "ngram", *CONTEXTS]  # of a text: the beam that found it, and log-probabilities
+
+
+def collect(rows, weights: Path, source: str, begin: int) -> Iterator[dict]:
+    """From line ``begin`` on: its transcript, greedy's text, the beams' texts; above it are lines of the same form."""
+    causal, language, found, above = CausalModel(source), CharNgram.load(), {}, []
+    beams = [PrefixBeam(language, width, best=TEXTS) for width in WIDTHS]
+
+    def find(log_probs, lengths, alphabet, firsts=None):
+        found.update((beam.width, beam.candidates(log_probs, lengths, alphabet, firsts)[0]) for beam in beams)
+        return greedy(log_probs, lengths, alphabet, firsts)
+
+    find.name = "greedy"
+    reader = Recognizer.from_pretrained(weights, decoder=find)
+    for number in range(max(begin - ABOVE, 0), len(rows)):
+        row = rows[number]
+        first, form = reader.read(row["image"]).text, row.get("line_id", str(number)).rsplit("-", 1)[0]
+        before = " ".join(text for other, text in above[-ABOVE:] if other == form)
+        above.append((form, undo_spacing(found[WIDTHS[-1]][0].text)))  # as the beam reads it
+        if number >= begin:
+            texts = list(dict.fromkeys(candidate.text for some in found.values() for candidate in some))
+            chances = [causal.log_probabilities(list(map(undo_spacing, texts)), seen).tolist() for seen in ("", before)]
+            chances = dict(zip(texts, zip(*chances, strict=True), strict=True))
+            nbest = [(width, *some, *chances[some.text]) for width in WIDTHS for some in found[width]]
+            yield {"reference": row["text"], "greedy": first, "nbest": nbest}
+
+
+def tabulate(lines: list[dict]) -> pd.DataFrame:
+    """A row for each text of each line, with its words and its errors."""
+    table = pd.concat([pd.DataFrame(line["nbest"], columns=COLUMNS).assign(line=k) for k, line in enumerate(lines)])
+    table = table.reset_index(drop=True)
+    errors = metrics.per_line([lines[k]["reference"] for k in table["line"]], list(table["text"]))["errors"]
+    return table.assign(words=[len(undo_spacing(text).split()) for text in table["text"]], errors=errors)
+
+
+def choose(table: pd.DataFrame, context: str, weights: np.ndarray) -> pd.DataFrame:
+    """The row of each line with the highest score."""
+    scores = table["image"] + table[["ngram", context, "words"]] @ weights
+    return table.loc[scores.groupby(table["line"]).idxmax()]
+
+
+def changes(references: list[str], before: list[str], after: list[str]) -> dict[str, dict[str, int]]:
+    """By kind, as chapter 5 has them: words, those right before and wrong after (broken), and the reverse (mended)."""
+    counts = dict.fromkeys(("name", "number", "other"), (0, 0, 0))
+    for reference, one, two in zip(references, before, after, strict=True):
+        for at, word in enumerate(reference.split()):
+            capital, was, now = word[:1].isupper() and at > 0, word in one.split(), word in two.split()
+            kind = "number" if any(map(str.isdigit, word)) else "name" if capital else "other"
+            counts[kind] = np.add(counts[kind], (1, was > now, now > was))
+    return {kind: dict(zip(("words", "broken", "mended"), some, strict=True)) for kind, some in counts.items()}
+
+
+def measure(lines: list[dict]) -> pd.DataFrame:
+    """Rates with 95 % intervals, and the paired change against the beam alone: what may be published, no text."""
+    references, third = [line["reference"] for line in lines], np.arange(len(lines)) % 3 == 0
+    table, rows = tabulate(lines), []
+
+    def add(texts: list[str], before: list[str], **about) -> None:
+        for name, some in (("every third", third), ("the others", ~third), ("all", third | True)):
+            parts = [list(itertools.compress(part, some)) for part in (references, before, texts)]
+            change = {f"{unit}_change": metrics.compare(*parts, unit) for unit in ("character", "word")}
+            about |= {"lines": name, "n": len(parts[0]), **metrics.score(parts[0], parts[2])}
+            rows.append(about | change | changes(*parts))
+
+    first = [line["greedy"] for line in lines]
+    add(first, first, decoder="greedy")
+    for width, some in table.groupby("width"):
+        plain, tuning = list(some.groupby("line")["text"].first()), some[some["line"] % 3 == 0]
+        add(plain, first, decoder="6-gram", width=width)
+        for context in CONTEXTS:
+            best = min(GRID, key=lambda weights: choose(tuning, context, weights)["errors"].sum())
+            about = dict(zip(("a", "b", "c"), best, strict=True))
+            add(
+                list(choose(some, context, best)["text"]),
+                plain,
+                decoder="reranked",
+                width=width,
+                context=context,
+                **about,
+            )
+        add(list(some.loc[some.groupby("line")["errors"].idxmin(), "text"]), plain, decoder="best of 16", width=width)
+    return pd.json_normalize(rows, sep="_")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the lines, or go on where a run was stopped, then measure and write."""
+    parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.rerank", description=__doc__)
+    parser.add_argument("data", help='whose validation lines to read: "iam" or a path')
+    parser.add_argument("output", type=Path, help="table to write (.csv, no text in it)")
+    parser.add_argument("--cache", type=Path, required=True, help="file of the lines' texts (.jsonl): not to be shared")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weights (default: the embedded)")
+    parser.add_argument("--model", default=MODEL, help="a folder or a name on the Hub (default: %(default)s)")
+    parser.add_argument("--pairs", type=Path, help="table of sentences (.csv: written, other); gets the column model")
+    options = parser.parse_args(arguments)
+    if options.pairs:  # of which sentence the model thinks more, and by how much
+        pairs, causal = pd.read_csv(options.pairs), CausalModel(options.model)
+        texts = pairs[["written", "other"]].map(undo_spacing).to_numpy().tolist()
+        pairs["model"] = [-np.diff(causal.log_probabilities(both))[0] for both in texts]
+        pairs.to_csv(options.pairs, index=False, float_format="%.2f")
+    rows = load_lines("validation", options.data)
+    begin = len(options.cache.read_text().splitlines()) if options.cache.exists() else 0
+    if begin < len(rows):
+        with options.cache.open("a") as file:
+            for line in collect(rows, options.weights, options.model, begin):
+                print(json.dumps(line), file=file, flush=True)
+    lines = [json.loads(line) for line in options.cache.read_text().splitlines()]
+    measure(lines).to_csv(options.output, index=False, float_format="%.5g")
+
+
+if __name__ == "__main__":
+    main()
