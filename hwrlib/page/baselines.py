@@ -12,7 +12,7 @@ import numpy as np
 from hwrlib.page.maps import Maps, map_lines
 
 FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
-FINEST, SCALES = 1152, (768, 448, 256, 160)  # px of the longest side, as the network sees it
+FINEST, SCALES = 1152, (768, 448, 256, 160, 96)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
 
 
@@ -31,12 +31,12 @@ class Baseline(NamedTuple):
     probability: float
 
     def at(self, columns: np.ndarray) -> np.ndarray:
-        """The rows of the line through the nearest places to these columns: it goes on straight beyond its ends."""
-        near = min(len(self.xs), max(2, round(4 * self.x_height / max(np.ptp(self.xs) / len(self.xs), 1e-6))))
+        """The rows of the line at these columns; beyond its ends it goes on straight, as four x-heights there do."""
         rows = np.interp(columns, self.xs, self.ys)
-        for end, beyond in ((slice(None, near), columns < self.xs[0]), (slice(-near, None), columns > self.xs[-1])):
-            if np.any(beyond) and np.ptp(self.xs[end]) > 0:
-                slope, row = np.polyfit(self.xs[end], self.ys[end], 1)
+        for end, beyond in ((self.xs[0], columns < self.xs[0]), (self.xs[-1], columns > self.xs[-1])):
+            near = np.abs(self.xs - end) <= 4 * self.x_height
+            if beyond.any() and near.sum() > 1:
+                slope, row = np.polyfit(self.xs[near], self.ys[near], 1)
                 rows = np.where(beyond, slope * columns + row, rows)
         return rows
 
@@ -85,18 +85,28 @@ def trace(maps: Maps) -> list[Baseline]:
         left, top, width, height, _ = stats[k]
         part = slice(top, top + height), slice(left, left + width)
         weight = np.where(labels[part] == k, maps.baseline[part], 0)
-        if width < 3:
-            continue
         rows = (weight * np.arange(height)[:, None]).sum(axis=0) / weight.sum(axis=0) + top
         columns = np.arange(left, left + width)
-        if (probability := float(weight.max(axis=0).mean())) > LIKELY:
+        if (probability := float(weight.max(axis=0).mean())) > LIKELY and width > 2:
             pieces.append(Baseline(columns, rows, height_above(maps.upper, columns, rows), probability))
-    known = [piece.x_height for piece in pieces if piece.x_height]
-    usual = float(np.median(known)) if known else 0.0
-    pieces = [
-        piece if piece.x_height else piece._replace(x_height=usual) for piece in pieces if piece.x_height or usual
-    ]
-    return [on_page(line, maps.scale) for line in join(pieces, maps.end) if np.ptp(line.xs) > 0.8 * line.x_height]
+    usual = weighted_median([p.x_height for p in pieces if p.x_height], [len(p.xs) for p in pieces if p.x_height])
+    pieces = [piece._replace(x_height=piece.x_height or usual) for piece in pieces if usual]
+    lines = [line for line in join(pieces, maps.end) if np.ptp(line.xs) > 0.8 * line.x_height]
+    return [on_page(line, maps.scale) for line in without_doubles(lines)]
+
+
+def without_doubles(lines: list[Baseline]) -> list[Baseline]:
+    """The lines but those that run through the letters of a longer one."""
+    kept: list[Baseline] = []
+    for line in sorted(lines, key=lambda line: -np.ptp(line.xs)):
+        doubles = (
+            np.mean((line.xs >= other.xs[0]) & (line.xs <= other.xs[-1])) > 0.5
+            and abs(np.median(other.at(line.xs) - line.ys)) < 0.9 * other.x_height
+            for other in kept
+        )
+        if not any(doubles):
+            kept.append(line)
+    return kept
 
 
 def height_above(upper: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> float:

@@ -87,7 +87,7 @@ def is_written(mask: np.ndarray, x_height: float, stroke: float) -> bool:
 
 def smooth(line: Baseline) -> Polynomial:
     """The polynomial through a baseline, the longer the freer: of degree 5 at the most."""
-    degree = int(np.searchsorted((6, 12, 20, 30, 40), np.ptp(line.xs) / line.x_height))
+    degree = int(np.searchsorted((6, 16, 28, 40, 50), np.ptp(line.xs) / line.x_height))
     return Polynomial.fit(line.xs, line.ys, degree)
 
 

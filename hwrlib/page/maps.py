@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from hwrlib import WEIGHTS
 
+CLOSE = 256  # px of the longest side: a word on so small a copy may fill the picture
 STRIDE = 2  # a map has half the sides of what the network sees
 CHANNELS = 16, 24, 40, 64, 96
 NAMES = "baseline", "upper", "end"
@@ -87,7 +88,10 @@ def map_lines(page: np.ndarray, longest: int) -> Maps:
     scale = min(1.6, longest / max(page.shape))
     height, width = (max(1, round(side * scale)) for side in page.shape)
     small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    padded = np.pad(normalise(small), ((0, -height % 32), (0, -width % 32)), mode="edge")
+    paper = longest // 8 * STRIDE if longest <= CLOSE else 0  # around a word that fills its picture
+    small = np.pad(small, paper, constant_values=int(np.median(small)))
+    padded = np.pad(normalise(small), [(0, -side % 32) for side in small.shape], mode="edge")
     logits = embedded_mapper()(torch.from_numpy(padded)[None, None])[0]
-    maps = logits[:, : -(-height // STRIDE), : -(-width // STRIDE)].sigmoid().numpy()
+    rows, columns = (slice(paper // STRIDE, -(-(paper + side) // STRIDE)) for side in (height, width))
+    maps = logits[:, rows, columns].sigmoid().numpy()
     return Maps(*maps, scale / STRIDE)
