@@ -56,7 +56,7 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings = find_rulings(marks.astype(np.uint8), stroke)
     if rulings.any() and (ink & ~rulings).any():
-        printed, written = (np.median(contrast[part]) for part in (rulings, ink & ~rulings))
+        printed, written = np.percentile(contrast[rulings], 75), np.median(contrast[ink & ~rulings])
         if written > printed + 2 * FAINT:  # where a ruling is darker than printed, a stroke runs along it
             rulings &= contrast <= (2 * printed + written) / 3
     ink &= ~rulings
