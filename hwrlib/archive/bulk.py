@@ -243,8 +243,9 @@ def _ray_rows(items: list[Item], workers: int | None, address: str | None, reade
         data = data.flat_map(Reader, fn_constructor_args=reader, compute=pool, num_cpus=1, num_gpus=gpu)
         for row in data.iter_rows():
             yield json.loads(row["json"])
-    except ray.exceptions.RayError as error:  # its last line says what was wrong in a worker
-        why = str(error).strip().splitlines()[-1]
+    except ray.exceptions.RayError as error:  # the last line that names an error says what was wrong in a worker
+        said = str(error).strip().splitlines()
+        why = next((line for line in reversed(said) if "Error: " in line), said[-1])
         raise RuntimeError(f"Ray ended ({why}); what was read is kept: mend this, and run it again") from error
     finally:
         if own:

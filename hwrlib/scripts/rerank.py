@@ -18,7 +18,7 @@ from hwrlib.recognizer import Recognizer
 from hwrlib.rerank import ABOVE, MODEL, TEXTS, CausalModel, undo_spacing
 
 WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
-GRID = np.array(list(itertools.product(np.arange(0.5, 1.25, 0.1), np.arange(0, 0.65, 0.05), np.arange(0, 2.1, 0.25))))
+GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1.05, 0.1), np.arange(-1, 3.1, 0.5))))
 COLUMNS = ["width", "text", "image", "ngram", *CONTEXTS]  # of a text: the beam that found it, and log-probabilities
 
 
@@ -88,17 +88,10 @@ def measure(lines: list[dict]) -> pd.DataFrame:
     for width, some in table.groupby("width"):
         plain, tuning = list(some.groupby("line")["text"].first()), some[some["line"] % 3 == 0]
         add(plain, first, decoder="6-gram", width=width)
-        for context in CONTEXTS:
-            best = min(GRID, key=lambda weights: choose(tuning, context, weights)["errors"].sum())
-            about = dict(zip(("a", "b", "c"), best, strict=True))
-            add(
-                list(choose(some, context, best)["text"]),
-                plain,
-                decoder="reranked",
-                width=width,
-                context=context,
-                **about,
-            )
+        best = min(GRID, key=lambda weights: sum(choose(tuning, c, weights)["errors"].sum() for c in CONTEXTS))
+        about = {"width": width} | dict(zip(("ngram", "pretrained", "words"), best.round(1).tolist(), strict=True))
+        for context in CONTEXTS:  # with the same weights, as the decoder does
+            add(list(choose(some, context, best)["text"]), plain, decoder="reranked", context=context, **about)
         add(list(some.loc[some.groupby("line")["errors"].idxmin(), "text"]), plain, decoder="best of 16", width=width)
     return pd.json_normalize(rows, sep="_")
 

@@ -32,7 +32,7 @@ def test_the_command_prints_all_tables_with_and_without_onnx(monkeypatch, tmp_pa
         (tmp_path / f"{k}.png").write_bytes(row["image"])
     rows = "".join(f"{k}.png,{row['text']}\n" for k, row in enumerate(ROWS))
     (tmp_path / "metadata.csv").write_text(f"file_name,text\n{rows}")
-    Image.open(bench.PAGE).crop((0, 0, 1200, 180)).save(tmp_path / "page.png")
+    Image.open(bench.PAGE).crop((0, 0, 1200, 150)).save(tmp_path / "page.png")
     monkeypatch.setattr(bench, "PAGE", tmp_path / "page.png")
     monkeypatch.setattr(bench, "in_turn", functools.partial(bench.in_turn, rounds=1))
     bench.main(["--source", str(tmp_path), "--lines", "2"])
