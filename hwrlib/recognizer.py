@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,14 +19,12 @@ from hwrlib.ctc import Character, Reading, frames, greedy, path_confidence
 from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
-from hwrlib.page.baselines import find_baselines, is_sideways
-from hwrlib.page.ink import level_ink
-from hwrlib.page.lines import PageLine, crop_line, cut_lines, is_tight
-from hwrlib.page.places import place_reading, turn_line_back
+from hwrlib.page.baselines import is_sideways
+from hwrlib.page.lines import PageLine, crop_line
+from hwrlib.page.places import Kind, find_turned, place_reading
 from hwrlib.rerank import Reranker
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
-Kind = Literal["line", "page"] | None
 DECODERS = {
     "greedy": lambda: greedy,
     "beam": PrefixBeam,
@@ -59,27 +56,6 @@ def expected_right(readings: list[Reading]) -> float:
 def certainty(readings: list[Reading]) -> float:
     """How sure the network itself is, per character: no language model, which makes sense of rubbish, has a share."""
     return path_confidence(sum(r.log_probability for r in readings), sum(len(r.text) for r in readings))
-
-
-def find_turned(page: np.ndarray, kind: Kind, rotation: int) -> list[PageLine]:
-    """The lines of a page that is turned clockwise to be read; their places lie on the page as given.
-
-    A lone one is a line, which is cropped only where it must be; a long strip without one is read as it is.
-    """
-    turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
-    height, width = turned.shape
-    whole = PageLine((0, 0, width, height), turned)
-    if kind == "line":
-        lines = [crop_line(turned) or whole]
-    else:
-        baselines = find_baselines(turned)
-        level = level_ink(turned, baselines) if baselines else None
-        lines = cut_lines(level) if level else []
-        if kind is None and len(lines) == 1 and is_tight(level):
-            lines = [dataclasses.replace(whole, box=lines[0].box, baseline=lines[0].baseline)]
-        elif kind is None and not lines and width >= 5 * height:
-            lines = [whole]
-    return [turn_line_back(line, turned.shape, rotation) for line in lines]
 
 
 def widen(line: np.ndarray, times: float) -> np.ndarray:

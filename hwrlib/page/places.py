@@ -1,16 +1,19 @@
-"""Where on the page each character that was read stands (chapter 9)."""
+"""Lines of a page that is turned to be read, and where on the page as given each character stands (chapters 7, 9)."""
 
 import dataclasses
 import itertools
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from hwrlib.ctc import Character, Reading
-from hwrlib.page.ink import baseline_row
-from hwrlib.page.lines import PageLine
+from hwrlib.page.baselines import find_baselines
+from hwrlib.page.ink import baseline_row, level_ink
+from hwrlib.page.lines import PageLine, crop_line, cut_lines, is_tight
 
 Box = tuple[int, int, int, int]
+Kind = Literal["line", "page"] | None
 INK = 128  # grey level of a prepared line, below which is ink
 APART = 16  # px of a prepared line: the pieces of one mark, as of a colon, begin no further from one another
 
@@ -37,6 +40,27 @@ def turn_line_back(line: PageLine, shape: tuple[int, int], rotation: int) -> Pag
         )
         shape = shape[::-1]
     return dataclasses.replace(line, box=box, outline=outline, baseline=baseline)
+
+
+def find_turned(page: np.ndarray, kind: Kind, rotation: int) -> list[PageLine]:
+    """The lines of a page that is turned clockwise to be read; their places lie on the page as given.
+
+    A lone one is a line, which is cropped only where it must be; a long strip without one is read as it is.
+    """
+    turned = np.ascontiguousarray(np.rot90(page, -rotation // 90)) if rotation else page
+    height, width = turned.shape
+    whole = PageLine((0, 0, width, height), turned)
+    if kind == "line":
+        lines = [crop_line(turned) or whole]
+    else:
+        baselines = find_baselines(turned)
+        level = level_ink(turned, baselines) if baselines else None
+        lines = cut_lines(level) if level else []
+        if kind is None and len(lines) == 1 and is_tight(level):
+            lines = [dataclasses.replace(whole, box=lines[0].box, baseline=lines[0].baseline)]
+        elif kind is None and not lines and width >= 5 * height:
+            lines = [whole]
+    return [turn_line_back(line, turned.shape, rotation) for line in lines]
 
 
 def bounding_box(boxes: list[Box]) -> Box:
