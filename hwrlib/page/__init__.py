@@ -1,1 +1,1 @@
-"""From the picture of a page to its lines: its ink (``ink``) and the lines in it (``lines``), chapter 7."""
+"""From the picture of a page to its lines: maps, baselines, ink, lines cut out, and places on the page (chapter 7)."""
