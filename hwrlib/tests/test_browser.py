@@ -285,6 +285,9 @@ def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone
     wait_for(driver, ".hwr-status", "Read photo.jpg.")
     assert len(texts(driver)) == 3
     assert driver.execute_script("const e = document.querySelector('.hwr-picture img'); return e.width > 2 * e.height")
+    press(driver, "Rotate")  # the lines stand on their side now
+    errors = lambda _: [e.text for e in driver.find_elements(By.CSS_SELECTOR, ".hwr-error")]  # noqa: E731
+    wait(driver, lambda _: "photo.jpg: no writing was found" in " ".join(errors(_)), "that nothing is found")
     upload(driver, ROOT / "hwrlib" / "samples" / "page.png")  # long enough to be stopped
     wait_for(driver, ".hwr-status", "Reading page.png")
     press(driver, "Stop")
