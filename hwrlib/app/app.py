@@ -13,7 +13,7 @@ import numpy as np
 
 from hwrlib import SAMPLE
 from hwrlib.app.corrections import count_lines, remove_line, save_line, zip_lines
-from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, lines_of_strokes, shown_line, shown_picture
+from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, shown_line, shown_picture, strokes_to_line
 from hwrlib.files import FAILURES
 from hwrlib.images import load_page
 from hwrlib.page.lines import NO_WRITING, PageLine
@@ -21,7 +21,6 @@ from hwrlib.recognizer import PageReading, Picture, Recognizer
 
 SAMPLES = {"line": SAMPLE / "line.png", "page": SAMPLE / "page.png"}
 LOADING = "Loading the network … The pad can be used already."
-POSTER = "The app with its sample page (synthetic): the lines boxed on the left, their text on the right"
 READY = "Write on the pad, or give a picture of a line or a page."
 EMPTY = {"picture": b"", "size": [0, 0], "boxes": [], "lines": [], "mode": "lines", "busy": False, "error": ""}
 
@@ -30,7 +29,6 @@ class ReadingApp(ipywidgets.VBox):
     """A pad and pictures; whatever they get is read at once, line by line, and can be corrected, kept and learnt from.
 
     Reading and teaching have a thread each, so that they can be stopped. Under Voila each visitor has a folder.
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
 
     Arguments:
         load: makes the recognizer while the pad is used already; with a beam for a decoder it shows alternatives.
@@ -45,12 +43,12 @@ class ReadingApp(ipywidgets.VBox):
         self.poster, self.recognizer, self._load = poster, None, load
         half = {"flex": "1 1 360px", "min_width": "0"}
         self.pad, self.pictures, self.view = DrawingPad(layout=half), Pictures(), ReadingView(layout=half)
+        self.view.visitors, self.view.status = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"), LOADING
         super().__init__([self.pictures, ipywidgets.HBox([self.pad, self.view], layout={"flex_flow": "row wrap"})])
         self.add_class("hwr-app")
         self._images: list[np.ndarray] = []  # of the lines in view
         self._saved: list[list[tuple[int, int, Path]]] = []  # reading, line and file, of each time that some were kept
-        self._picture: tuple[str, np.ndarray] | None = None
-        self._rotation = 0
+        self._picture: tuple[str, np.ndarray, int] | None = None  # its name, as it was given, how far it was turned
         self._lock = RLock()  # two threads and the kernel's own set traits
         self._cancel, self._cancel_teaching = Event(), Event()
         self._reader, self._teacher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -69,13 +67,11 @@ class ReadingApp(ipywidgets.VBox):
             "stop teaching": lambda *_: self._cancel_teaching.set(),
             "visitor": lambda message, _: self._welcome(message["name"]),
         }
-        self.view.visitors = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/")
-        self.view.status = LOADING
         self.pad.observe(lambda _: self._on_strokes(), "strokes")
         for widget in (self.pad, self.pictures, self.view):
             widget.on_msg(self._on_message)
         self._count()
-        self._jobs.append(self._reader.submit(lambda: self._attempt(self._loaded, "the network")))
+        self._jobs.append(self._reader.submit(self._attempt, self._loaded, "the network"))
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         """The pad's bundle, in whose metadata anywidget tells Colab where to find its widgets, made the app's."""
@@ -84,7 +80,8 @@ class ReadingApp(ipywidgets.VBox):
         bundle["text/plain"] = "The app needs a running kernel."
         if self.poster:
             bundle["image/png"] = base64.b64encode(Path(self.poster).read_bytes()).decode()
-            metadata["image/png"] = {"alt": POSTER}
+            alt = "The app with its sample page (synthetic): the lines boxed on the left, their text on the right"
+            metadata["image/png"] = {"alt": alt}
         return bundle, metadata
 
     def show(self, image: Picture, name: str = "the picture") -> None:
@@ -114,8 +111,6 @@ class ReadingApp(ipywidgets.VBox):
             self._set(self.view, status="", error=why if name in why else f"{name}: {why}")
             if not isinstance(error, FAILURES):
                 raise
-
-    # Reading, in its thread
 
     def _loaded(self) -> Recognizer:
         if self.recognizer is None:
@@ -155,8 +150,8 @@ class ReadingApp(ipywidgets.VBox):
                     self._images = [line.image for line in state.lines]
                     picture = shown_picture(page, state, self.recognizer.model.width_divisor)
                     self._set(self.view, number=self.view.number + 1, lines=[], **picture)
-                    self._rotation = rotation = state.rotation
-                    self._picture = None if page is None else (name, page)
+                    rotation = state.rotation
+                    self._picture = None if page is None else (name, page, rotation)
                 title = f"{name}, turned by {rotation}°" if rotation else name
                 count, stopped = f"{len(state.readings)} of {len(state.lines)} lines", cancel.is_set()
                 status = f"Stopped: {count} of {title} were read." if stopped else f"Reading {title}: {count} …"
@@ -170,22 +165,22 @@ class ReadingApp(ipywidgets.VBox):
         self._set(self.view, status=f"Read {title}. About {sure:.0%} of the characters are right.")
 
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
-        images = lines_of_strokes(strokes, rows)
+        """Read each line on the pad, by the row of each stroke; one line where the rows are not theirs."""
+        rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
+        lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
+        images = [strokes_to_line(line) for line in lines]
         lines = [PageLine((0, 0, *image.shape[::-1]), image) for image in images]
         return None, [PageReading(lines, self._loaded().read_lines(images))]
 
-    # What the front ends ask for, in the kernel's thread
-
     def _on_message(self, widget: ipywidgets.Widget, message: dict, buffers: list) -> None:
+        """Do what a front end asks for, in the kernel's thread."""
         widget.send({"kind": "heard"})
-        answer = self._answers.get(message.get("kind"))
-        if answer:
+        if answer := self._answers.get(message.get("kind")):
             self._attempt(lambda: answer(message, buffers))
 
     def _on_strokes(self) -> None:
         strokes, rows, self._picture = self.pad.strokes, list(self.pad.rows), None
-        self._set(self.pictures, shown=False)
-        self.pad.layout.display = None
+        self.pictures.shown, self.pad.layout.display = False, None
         if strokes:
             self._read("your writing", lambda: self._read_strokes(strokes, rows))
         else:
@@ -194,8 +189,8 @@ class ReadingApp(ipywidgets.VBox):
     def _read_again(self, kind: str, turn: int) -> None:
         """Read the picture as a "line", as a "page" or as what it seems to be (""), turned by some quarters more."""
         if self._picture:
-            name, page = self._picture
-            rotation = (self._rotation + 90 * turn) % 360 if turn or self._rotation else None
+            name, page, rotation = self._picture
+            rotation = (rotation + 90 * turn) % 360 if turn or rotation else None
             self._set(self.pictures, kind=kind)
             self._read(name, lambda: (page, self._loaded().iter_page(page, kind or None, rotation)))
 
@@ -203,8 +198,6 @@ class ReadingApp(ipywidgets.VBox):
         if self.view.visitors and re.fullmatch("[0-9a-f]{32}", visitor):
             self.folder = self._home / visitor
             self._count()
-
-    # Corrections and teaching
 
     def _keep(self, number: int, texts: list[tuple[int, str]]) -> None:
         """Keep lines of the reading in view; what is wrong with one is said beside it."""
@@ -214,12 +207,12 @@ class ReadingApp(ipywidgets.VBox):
         for k, text in texts:
             try:
                 done.append((number, k, save_line(self.folder, self._images[k], text)))
+                unknown = "".join(sorted(set(text) - set(self.recognizer.model.alphabet.characters)))
+                but = f" The network cannot write {unknown}, so it will not learn from this line." if unknown else ""
+                about = {"said": f"Kept.{but}", "kept": True}
             except FAILURES as error:
-                lines[k] = lines[k] | {"said": f"Not kept: {_printable(error)}"}
-                continue
-            unknown = "".join(sorted(set(text) - set(self.recognizer.model.alphabet.characters)))
-            but = f" The network cannot write {unknown}, so it will not learn from this line." if unknown else ""
-            lines[k] = lines[k] | {"said": f"Kept.{but}", "kept": True}
+                about = {"said": f"Not kept: {_printable(error)}"}
+            lines[k] = lines[k] | about
         self._saved += [done] if done else []
         self._count(lines=lines, error="")
 
@@ -239,7 +232,7 @@ class ReadingApp(ipywidgets.VBox):
         if not self.view.teaching.get("running"):
             self._cancel_teaching.clear()
             self._set(self.view, teaching={"running": True, "says": "Preparing the lines …"}, error="")
-            self._jobs.append(self._teacher.submit(lambda: self._attempt(self._teach)))
+            self._jobs.append(self._teacher.submit(self._attempt, self._teach))
 
     def _teach(self) -> None:
         from hwrlib.app.teaching import teach  # here, since the pad need not wait for Accelerate

@@ -21,29 +21,24 @@ def save_line(folder: str | Path, image: Picture, text: str) -> Path:
     """Add one line and its right text to a folder of lines, and return the path of its image.
 
     The folder is an imagefolder of Hugging Face `datasets`: PNG images, and ``metadata.jsonl`` with ``file_name`` and
-    ``text``. :func:`hwrlib.load_lines` reads it. Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
-    Raises:
-        ValueError: an empty text, more than one line of it, or a character that cannot be printed.
-        DataError: a folder with a ``metadata.csv``, or a ``metadata.jsonl`` of another kind, which is left as it is.
-        ImageError: an image that :func:`hwrlib.prepare` would not take.
+    ``text``. :func:`hwrlib.load_lines` reads it. A ValueError refuses an empty text, one of several lines or with what
+    cannot be printed, and an image that :func:`hwrlib.prepare` would not take; a DataError says that the folder has a
+    ``metadata.csv``, or a ``metadata.jsonl`` of another kind, which is left as it is.
     """
     if len(text.strip().splitlines()) != 1:
         raise ValueError(f"the text {text!r} is empty or more than one line; write what this one line says")
     text = " ".join(text.split())
     if not text.isprintable():
         raise ValueError(f"the text {text!r} has a character that cannot be printed; take it out")
-    pixels, folder = load_page(image), Path(folder)
-    prepare_pixels(pixels)  # a training would refuse the image much later
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}.png"
-    with FileLock(folder / ".lock"):
-        rows = _rows(folder)
-        rows += [b"\n"] if rows and not rows[-1].endswith(b"\n") else []
-        row = json.dumps({"file_name": path.name, "text": text}, ensure_ascii=False).encode() + b"\n"
+    prepare_pixels(pixels := load_page(image))  # a training would refuse the image much later
+    path = Path(folder) / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(6)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = json.dumps({"file_name": path.name, "text": text}, ensure_ascii=False)
+    with FileLock(path.with_name(".lock")):
+        rows = _rows(path.parent)
         try:
             Image.fromarray(pixels).save(path, optimize=True)
-            write_whole(folder / ROWS, lambda new: new.write_bytes(b"".join([*rows, row])))
+            write_whole(path.with_name(ROWS), lambda new: new.write_bytes(b"".join([*rows, f"{row}\n".encode()])))
         except OSError:  # a full disk
             path.unlink(missing_ok=True)
             raise
@@ -58,9 +53,9 @@ def count_lines(folder: str | Path) -> int:
 
 def remove_line(path: Path) -> None:
     """Take a line back that :func:`save_line` has kept: its row first, then its image."""
-    with FileLock(path.parent / ".lock"):
+    with FileLock(path.with_name(".lock")):
         left = [row for row in _rows(path.parent) if not row.strip() or json.loads(row)["file_name"] != path.name]
-        write_whole(path.parent / ROWS, lambda new: new.write_bytes(b"".join(left)))
+        write_whole(path.with_name(ROWS), lambda new: new.write_bytes(b"".join(left)))
     path.unlink(missing_ok=True)
 
 
@@ -76,7 +71,8 @@ def zip_lines(folder: str | Path) -> bytes:
 
 
 def _rows(folder: Path) -> list[bytes]:
-    """The rows as they stand; what cannot be read is for a person to mend, not for a program to add to."""
+    """The rows as they stand, the last ended; what cannot be read is for a person to mend, not for us to add to."""
     if (folder / TABLE).exists():
         raise DataError(f"{folder}: its rows are in {TABLE}, which is left as it is; keep lines in another folder")
-    return (folder / ROWS).read_bytes().splitlines(keepends=True) if count_lines(folder) else []
+    rows = (folder / ROWS).read_bytes().splitlines(keepends=True) if count_lines(folder) else []
+    return [*rows, b"\n"] if rows and not rows[-1].endswith(b"\n") else rows

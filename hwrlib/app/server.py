@@ -13,26 +13,6 @@ def app(options: argparse.Namespace) -> int:
     """Open the app in the browser until Ctrl-C; each visitor has an own kernel and an own folder of kept lines."""
     if not importlib.util.find_spec("voila"):
         raise RuntimeError('the app needs Voila: pip install "voila>=0.5.5"')
-
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), *filter(None, paths)])
-    os.environ["HWR_LINES"], weights = str(options.lines.resolve()), Path(options.weights)
-    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
-    arguments = [str(HERE / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
-    culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
-    arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]
-    arguments += [] if options.browser else ["--no-browser"]
-    if options.host not in ("127.0.0.1", "localhost", "::1"):
-        token = secrets.token_hex(24)
-        arguments += [f"--token={token}"]
-        address = f"http://{options.host}:{options.port}/?token={token}"
-        print(f"Open this address; without its token nobody gets in: {address}", flush=True)
-    _serve(arguments, options.visitors)
-    return 0
-
-
-def _serve(arguments: list[str], visitors: int) -> None:
-    """Run Voila with these arguments; who comes when all places are taken is asked to come back later."""
     from tornado.web import HTTPError
     from voila.app import Voila
 
@@ -43,8 +23,22 @@ def _serve(arguments: list[str], visitors: int) -> None:
             self.voila_configuration.prelaunch_hook = self.let_in
 
         def let_in(self, handler, **_) -> None:
-            if len(handler.kernel_manager.list_kernel_ids()) >= visitors:
-                raise HTTPError(503, reason=f"All {visitors} places are taken. Please come back in a while.")
+            if len(handler.kernel_manager.list_kernel_ids()) >= options.visitors:
+                raise HTTPError(503, reason=f"All {options.visitors} places are taken. Please come back in a while.")
             _ = handler.xsrf_token  # sets a cookie; without it a page that is left could not end its kernel
 
+    paths, weights = os.environ.get("PYTHONPATH", "").split(os.pathsep), Path(options.weights)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), *filter(None, paths)])
+    os.environ["HWR_LINES"] = str(options.lines.resolve())
+    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
+    arguments = [str(HERE / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
+    culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
+    arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]
+    arguments += [] if options.browser else ["--no-browser"]
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        token = f"token={secrets.token_hex(24)}"
+        arguments.append(f"--{token}")
+        address = f"http://{options.host}:{options.port}/?{token}"
+        print(f"Open this address; without its token nobody gets in: {address}", flush=True)
     Server.launch_instance(argv=arguments)
+    return 0

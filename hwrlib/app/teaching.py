@@ -16,27 +16,13 @@ from hwrlib.training import make_trainer
 LEAST = 5  # lines: one of five is held out
 
 
-def teach(
-    recognizer: Recognizer, folder: str | Path, network: str | Path, on_step: Callable[[int, int], bool | None]
-) -> tuple[Recognizer, str]:
+def teach(recognizer: Recognizer, folder: str | Path, network: str | Path, on_step: Callable) -> tuple[Recognizer, str]:
     """Fine-tune a network to the lines kept in a folder, with the preset "personal" and general lines mixed in.
 
-    The general lines are those of the embedded sample (synthetic). A teaching that is stopped gives what its best
-    whole round has brought. Chapter 8: notebooks/08_teach_it_your_hand.ipynb.
-
-    Arguments:
-        recognizer: what to start from; it is not changed.
-        folder: of :func:`hwrlib.app.corrections.save_line`.
-        network: a folder for the weights, if they got better.
-        on_step: of the :class:`hwrlib.training.Trainer`.
-
-    Returns:
-        a recognizer with the weights that read the held-out lines best, the given one where no others did; and what
-        the teaching has brought, in words. The held-out lines chose the weights, so the gain is a little smaller.
-
-    Raises:
-        DataError: too few lines that can be learnt from, or a folder that cannot be read.
-        TrainingError, OSError: as :class:`hwrlib.training.Trainer`.
+    The general lines are those of the embedded sample (synthetic). If the best whole round, also of a teaching that was
+    stopped, reads the held-out lines better, its weights go into the folder ``network`` and the recognizer that is
+    returned; the given one is not changed. What the teaching has brought is returned in words. (The held-out lines
+    chose the weights, so the gain is a little smaller.) A DataError says that too few lines can be learnt from.
     """
     rows, usable, whys = load_lines("train", folder), [], []
     for number in range(len(rows)):
@@ -48,9 +34,8 @@ def teach(
             whys.append(f" Left out: {rows[number]['text']!r}: {why}.")
     left_out = "".join(whys[:3])
     if len(usable) < LEAST:
-        raise DataError(
-            f"{len(usable)} of {len(rows)} kept lines can be learnt from; keep at least {LEAST}, better 20.{left_out}"
-        )
+        few = f"{len(usable)} of {len(rows)} kept lines can be learnt from"
+        raise DataError(f"{few}; keep at least {LEAST}, better 20.{left_out}")
     learnt, held_out = hold_out(rows.select(usable))
     settings = dataclasses.replace(PRESETS["personal"], precision=recognizer.precision)
     general = load_lines("train", "sample")

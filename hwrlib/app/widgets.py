@@ -28,10 +28,7 @@ def _front(name: str) -> str:
 
 
 class DrawingPad(anywidget.AnyWidget):
-    """A pad to write on, line by line, with mouse, pen or finger (pad.js); its traits change when the pen has rested.
-
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-    """
+    """A pad to write on, line by line, with mouse, pen or finger (pad.js); its traits change when the pen rests."""
 
     _esm = _front("pad")
     _css = HERE / "app.css"
@@ -79,34 +76,20 @@ def shown_line(reading: Reading) -> dict:
 
 def shown_picture(page: np.ndarray | None, state: PageReading, width_divisor: float) -> dict:
     """Traits of the view: a page, turned as it is read, and its lines' boxes; or one line as the network sees it."""
-    mode, boxes, pixels, kind = "lines", [[0, 0, 0, 0]] * len(state.lines), None, "PNG"
+    mode, boxes, size, file = "lines", [[0, 0, 0, 0]] * len(state.lines), [0, 0], io.BytesIO()
     if len(state.lines) == 1:
-        pixels = prepare_pixels(state.lines[0].image, width_divisor=width_divisor)
+        image = Image.fromarray(prepare_pixels(state.lines[0].image, width_divisor=width_divisor))
+        size = [*image.size]
+        image.save(file, "PNG", optimize=True)
     elif page is not None:
-        mode, pixels, kind = "page", np.rot90(page, -state.rotation // 90), "JPEG"
+        image = Image.fromarray(np.rot90(page, -state.rotation // 90))
+        mode, size = "page", [*image.size]
         boxes = [list(turn_back(line.box, page.shape, -state.rotation % 360)) for line in state.lines]
-    file, size = io.BytesIO(), [0, 0]
-    if pixels is not None:
-        image, size = Image.fromarray(pixels), [*pixels.shape[::-1]]
-        if mode == "page":
-            image.thumbnail((WIDEST, 4 * WIDEST))
-        image.save(file, kind, quality=65, optimize=True)
+        image.thumbnail((WIDEST, 4 * WIDEST))
+        image.save(file, "JPEG", quality=65, optimize=True)
     return {"mode": mode, "picture": file.getvalue(), "boxes": boxes, "size": size}
 
 
-def lines_of_strokes(strokes: list[list[float]], rows: list[int]) -> list[np.ndarray]:
-    """The picture of each line on the pad, from the row of each stroke; one line where the rows are not theirs."""
-    rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
-    lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
-    return [strokes_to_line(line) for line in lines]
-
-
 def strokes_to_line(strokes: list[list[float]]) -> np.ndarray:
-    """Draw strokes as :func:`hwrlib.strokes.render_strokes` does, with the typical pen and no chance: uint8 (128, W).
-
-    Chapter 7: notebooks/07_read_your_handwriting.ipynb.
-
-    >>> strokes_to_line([[0, 0, 0, 100], [50, 50, 120, 50]]).shape
-    (128, 152)
-    """
+    """Draw strokes as :func:`hwrlib.strokes.render_strokes` does, with a typical pen, by no chance: uint8 (128, W)."""
     return render_strokes(strokes, TYPICAL)

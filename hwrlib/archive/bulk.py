@@ -25,25 +25,15 @@ from hwrlib.recognizer import Recognizer, expected_right
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
-BUSY_MACHINE = {"RAY_agent_register_timeout_ms": "300000", "RAY_worker_niceness": "0"}  # Ray's own: 15, the last to run
+ENVIRONMENT = {"RAY_agent_register_timeout_ms": "300000", "RAY_worker_niceness": "0"}  # Ray's own: 15, the last to run
+ENVIRONMENT |= {"RAY_USAGE_STATS_ENABLED": "0"}  # nothing leaves the machine
 ATTEMPTED = ".attempts"  # folder of the output: a mark for each page that is being read
 ATTEMPTS = 3  # a page that workers have died of so often is broken
 TEXT, SHARE = pa.string(), pa.float32()
 WORD = pa.struct({"text": TEXT, "confidence": SHARE, "box": pa.list_(pa.int32())})
 LINE = pa.struct([*WORD, ("rotation", pa.int16()), ("words", pa.list_(WORD))])
-SCHEMA = pa.schema(
-    {
-        "path": TEXT,
-        "sha256": TEXT,
-        "text": TEXT,
-        "confidence": SHARE,
-        "lines": pa.list_(LINE),
-        "model": TEXT,
-        "seconds": SHARE,
-        "error": TEXT,
-        "worker": TEXT,
-    }
-)
+COLUMNS = {"path": TEXT, "sha256": TEXT, "text": TEXT, "confidence": SHARE, "lines": pa.list_(LINE)}
+SCHEMA = pa.schema(COLUMNS | {"model": TEXT, "seconds": SHARE, "error": TEXT, "worker": TEXT})
 
 
 def read_archive(
@@ -60,19 +50,15 @@ def read_archive(
     The rows go to parquet files in the output, which this process alone writes, each whole or not at all. So no page is
     there twice, and what a killed run has not written is read again by the next; so is a page with an error, or one
     that lacks a file in another format, which its worker writes before. A source file that is done with is yielded as
-    its path alone. Chapter 9: notebooks/09_read_an_archive.ipynb.
+    its path alone. A RuntimeError says that another run is writing there, or that Ray is not there or does not start.
 
     Arguments:
-        items: from :func:`hwrlib.archive.sources.find_items`; on a cluster, in a folder that all machines see.
-        output: a folder, likewise.
+        items, output: from :func:`hwrlib.archive.sources.find_items`, and a folder; both where all machines see them.
         make_recognizer: called once in each worker, for its first page.
         model: what tells its weights and decoder from others: pages read by another are read again.
         formats: of ``hwrlib.archive.FORMATS``: one more file a page in each of them.
         workers: processes that read; one for each GPU that Ray finds, or for each CPU, where left out.
         address: as for :func:`start_ray`.
-
-    Raises:
-        RuntimeError: another run is writing there; Ray is not installed, or does not start.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -162,18 +148,14 @@ class Reader:
         except Exception as caught:  # noqa: BLE001 - whatever it is: one page must not end the reading of all others
             error = str(caught) or type(caught).__name__
         mark.unlink(missing_ok=True)
-        readings = [close_spaces(reading) for reading in page.readings]
+        readings, names = list(map(close_spaces, page.readings)), ("text", "confidence", "box", "rotation")
         characters = sum(len(reading.text) for reading in readings)
         return {
             "path": page.name,
             "sha256": page.sha256,
             "text": "\n".join(reading.text for reading in readings),
             "confidence": expected_right(readings) / characters if characters else None,
-            "lines": [
-                {name: getattr(reading, name) for name in ("text", "confidence", "box", "rotation")}
-                | {"words": plain_words(reading)}
-                for reading in readings
-            ],
+            "lines": [{name: getattr(r, name) for name in names} | {"words": plain_words(r)} for r in readings],
             "model": self.model,
             "seconds": time.perf_counter() - start,
             "error": error,
@@ -181,36 +163,31 @@ class Reader:
         }
 
 
-def show_progress(rows: Iterator[dict], total: int, low: float = 0.8) -> Iterator[dict]:
-    """Pass rows of :func:`read_archive` on, with a bar that counts broken pages and lines less sure than ``low``."""
+def show_progress(rows: Iterator[dict], total: int) -> Iterator[dict]:
+    """Pass rows of :func:`read_archive` on, with a bar that counts broken pages and lines that are not sure."""
     begin, pages, unsure, broken = time.monotonic(), 0, 0, 0
     with tqdm(total=total, unit="file", dynamic_ncols=True) as bar:
         for row in rows:
             if "sha256" in row:
-                pages += 1
-                broken += row["error"] is not None
-                unsure += sum(line["confidence"] < low for line in row["lines"])
-                text = f"{60 * pages / (time.monotonic() - begin):.0f} pages/min"
-                bar.set_postfix_str(f"{text}, {unsure} lines under {low:.0%} sure, {broken} pages broken")
+                pages, broken = pages + 1, broken + (row["error"] is not None)
+                unsure += sum(line["confidence"] < 0.8 for line in row["lines"])
+                rate = 60 * pages / (time.monotonic() - begin)
+                bar.set_postfix_str(f"{rate:.0f} pages/min, {unsure} lines under 80% sure, {broken} pages broken")
             else:
                 bar.update()
             yield row
 
 
 def start_ray(address: str | None = None, workers: int | None = None) -> bool:
-    """Join the Ray cluster at an address ("auto" finds it), or start Ray here, for so many CPUs; False where it runs.
-
-    Raises:
-        RuntimeError: it is not installed, or does not start.
-    """
+    """Join the Ray cluster at an address ("auto" finds it) or start Ray here, for so many CPUs; False where it runs."""
     package = Path(__file__).parents[1]
     options = {"address": address, "runtime_env": {"py_modules": [str(package)]}}
     if not address:
-        options = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-        options |= {"address": "local", "logging_level": logging.ERROR}
+        options = {"address": "local", "num_cpus": workers, "object_store_memory": OBJECT_STORE}
+        options |= {"include_dashboard": False, "logging_level": logging.ERROR}
         # The workers find the module by this; for a runtime_env Ray would start more processes.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    for name, value in (BUSY_MACHINE | {"RAY_USAGE_STATS_ENABLED": "0"}).items():  # nothing leaves the machine
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray

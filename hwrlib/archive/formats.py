@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import jinja2
 import numpy as np
+from numpy.polynomial import Polynomial
 
 from hwrlib.archive import FORMATS
 from hwrlib.archive.sources import DPI, Page
@@ -19,14 +20,9 @@ from hwrlib.ctc import Character, Reading
 from hwrlib.files import write_whole
 from hwrlib.page.places import Box, bounding_box, turn_back
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+SWITCHES = dict.fromkeys(("autoescape", "trim_blocks", "lstrip_blocks", "keep_trailing_newline"), True)
+BESIDE = jinja2.FileSystemLoader(Path(__file__).parent)
+TEMPLATES = jinja2.Environment(loader=BESIDE, undefined=jinja2.StrictUndefined, **SWITCHES)
 NOT_IN_XML = r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # which a file's name can hold
 NEEDLESS_SPACE = r" +(?=[.,;:!?)\]])|(?<=[(\[]) +"
 GAP = 0.25  # of the size of the font: the least space between two words of a PDF
@@ -34,7 +30,7 @@ QUALITY = 85  # of the JPEG in a PDF
 
 
 class FormatError(ValueError):
-    """A page that a format cannot hold; the message says why and which format can."""
+    """A page that a format cannot hold; the message says why."""
 
 
 class Word(NamedTuple):
@@ -47,12 +43,7 @@ class Word(NamedTuple):
 
 
 def split_words(reading: Reading) -> list[Word]:
-    """The words of a line that was read on a page, in order.
-
-    >>> a, space, b = (Character(c, 0.5, 0, 1, box=(x, 0, 9, 20)) for x, c in ((0, "a"), (10, " "), (20, "b")))
-    >>> [(word.text, word.box) for word in split_words(Reading("a b", 0, 0.5, (a, space, b)))]
-    [('a', (0, 0, 9, 20)), ('b', (20, 0, 9, 20))]
-    """
+    """The words of a line that was read on a page, in order."""
     words = []
     for space, group in itertools.groupby(reading.characters, lambda character: character.text.isspace()):
         if not space:
@@ -78,9 +69,8 @@ def close_spaces(reading: Reading) -> Reading:
         if re.search(r"[.,;!?] ?$", text[: pair.start()]):
             break
         needless |= {k for k in (pair.start() + 1, pair.end() - 2) if text[k] == " "}
-    kept = [k for k in range(len(text)) if k not in needless]
-    characters = tuple(reading.characters[k] for k in kept)
-    return dataclasses.replace(reading, text="".join(text[k] for k in kept), characters=characters)
+    characters = tuple(character for k, character in enumerate(reading.characters) if k not in needless)
+    return dataclasses.replace(reading, text="".join(c.text for c in characters), characters=characters)
 
 
 def plain_words(reading: Reading) -> list[dict]:
@@ -89,11 +79,7 @@ def plain_words(reading: Reading) -> list[dict]:
 
 
 def render(page: Page, name: str) -> bytes:
-    """A page in one of ``hwrlib.archive.FORMATS``, its texts as :func:`close_spaces` leaves them.
-
-    Raises:
-        FormatError: a page that the format cannot hold.
-    """
+    """A page in one of ``hwrlib.archive.FORMATS``, its texts as :func:`close_spaces` leaves them; or a FormatError."""
     page = dataclasses.replace(page, readings=[close_spaces(reading) for reading in page.readings])
     height, width = page.pixels.shape
     if name == "pdf":
@@ -103,25 +89,16 @@ def render(page: Page, name: str) -> bytes:
     if name == "json":
         lines = [dataclasses.asdict(reading) | {"words": plain_words(reading)} for reading in page.readings]
         return (json.dumps({"image": page.name, "width": width, "height": height, "lines": lines}) + "\n").encode()
-    made = TEMPLATES.get_template(FORMATS[name][1:] + ".j2").render(
-        name=page.name,
-        width=width,
-        height=height,
-        now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"),
-        rotation=page.readings[0].rotation if page.readings else 0,
-        box=bounding_box([reading.box for reading in page.readings] or [(0, 0, width, height)]),
-        lines=[_line(reading, width, height) for reading in page.readings],
-    )
+    about = {"name": page.name, "width": width, "height": height, "now": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"}
+    about["box"] = bounding_box([reading.box for reading in page.readings] or [(0, 0, width, height)])
+    about["rotation"] = page.readings[0].rotation if page.readings else 0
+    about["lines"] = [_line(reading, width, height) for reading in page.readings]
+    made = TEMPLATES.get_template(FORMATS[name][1:] + ".j2").render(about)
     return re.sub(NOT_IN_XML, "\ufffd", made).encode()
 
 
 def write_page(page: Page, name: str, folder: Path) -> Path:
-    """Write a page in a format to a folder, whole or not at all, under the name that :func:`page_file` gives it.
-
-    Raises:
-        FormatError: a page that the format cannot hold.
-        OSError: the file could not be written.
-    """
+    """Write a page as :func:`render` does to its :func:`page_file` in a folder, whole or not at all."""
     path, content = page_file(page.name, name, folder), render(page, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda new: new.write_bytes(content))
@@ -129,11 +106,7 @@ def write_page(page: Page, name: str, folder: Path) -> Path:
 
 
 def page_file(page: str, name: str, folder: Path) -> Path:
-    """The file of a page in a format: no two pages of an archive have the same, and none lies outside the folder.
-
-    >>> page_file("/box/../scan.tif#2", "alto", Path("out")).as_posix()
-    'out/box/scan.tif-2.alto.xml'
-    """
+    """The file of a page in a format: no two pages of an archive have the same, and none lies outside the folder."""
     path = Path(re.sub(r"#(\d+)$", r"-\1", page))
     path = folder.joinpath(*[part for part in path.parts if part not in (path.anchor, "..", ".")] or ["page"])
     return path.with_name(path.name + FORMATS[name])
@@ -141,12 +114,9 @@ def page_file(page: str, name: str, folder: Path) -> Path:
 
 def _line(reading: Reading, width: int, height: int) -> dict:
     """A line for the templates; no point lies beyond the picture's edges, which PAGE forbids."""
-    x, y, w, h = reading.box
-    baseline = reading.baseline or ((x, y + h), (x + w, y + h))
-    outline = reading.outline or ((x, y), (x + w, y), (x + w, y + h), (x, y + h))
     about = {"text": reading.text, "confidence": reading.confidence, "box": reading.box, "words": split_words(reading)}
-    for key, points in (("baseline", baseline), ("outline", outline)):
-        about[key] = np.clip(points, 0, (width, height)).tolist()
+    for name in ("baseline", "outline"):
+        about[name] = np.clip(getattr(reading, name), 0, (width, height)).tolist()
     return about
 
 
@@ -158,34 +128,27 @@ def _pdf(page: Page) -> bytes:
     pixels = np.ascontiguousarray(np.rot90(page.pixels, -rotation // 90))
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     point = 72 / (page.dpi or DPI)  # one pixel
-    width, height = pixels.shape[1] * point, pixels.shape[0] * point
-    pdf = fpdf.FPDF(unit="pt", format=(width, height))
+    sheet = pixels.shape[1] * point, pixels.shape[0] * point
+    pdf = fpdf.FPDF(unit="pt", format=sheet)
     pdf.set_title(re.sub(NOT_IN_XML, "\ufffd", page.name))
-    pdf.add_page(format=(width, height))
-    pdf.image(io.BytesIO(jpeg.tobytes()), 0, 0, width, height)
+    pdf.add_page(format=sheet)
+    pdf.image(io.BytesIO(jpeg.tobytes()), 0, 0, *sheet)
     pdf.set_font("helvetica")
     with pdf.local_context(text_mode="INVISIBLE"):
         for reading in page.readings:
-            if lacking := {c for c in reading.text if not c.isprintable() or ord(c) > 255}:  # they have Latin-1
-                raise FormatError(
-                    f"{page.name}: a PDF's own fonts lack {''.join(sorted(lacking))!r}; take another format"
-                )
-            words = split_words(reading)
+            if lacking := sorted({c for c in reading.text if not c.isprintable() or ord(c) > 255}):  # they have Latin-1
+                raise FormatError(f"{page.name}: a PDF's own fonts lack {''.join(lacking)!r}; take another format")
+            if not (words := split_words(reading)):
+                continue
             boxes = [turn_back(word.box, page.pixels.shape, -rotation % 360) for word in words]
-            ends = [*(box[0] for box in boxes[1:]), pixels.shape[1]]
-            for word, box, end, baseline in zip(words, boxes, ends, _baselines(boxes), strict=False):
-                size = float(max(height for *_, height in boxes))
-                room = max(end - GAP * size - box[0], 0.1 * size)  # readers of PDF find words by the gaps between them
+            size = float(max(height for *_, height in boxes))
+            middles = np.array([(x + width / 2, y + height / 2) for x, y, width, height in boxes])
+            line = Polynomial.fit(*middles.T, deg=1 if len(boxes) > 2 else 0)  # all words stand on one straight line
+            ends = [*(x for x, *_ in boxes[1:]), pixels.shape[1]]
+            for word, (x, _, width, _), end, row in zip(words, boxes, ends, line(middles[:, 0]).tolist(), strict=True):
+                room = max(end - GAP * size - x, 0.1 * size)  # readers of PDF find words by the gaps between them
                 pdf.set_font_size(size * point)
                 pdf.set_stretching(100)
-                pdf.set_stretching(100 * min(box[2], room) * point / pdf.get_string_width(word.text))
-                pdf.text(box[0] * point, (baseline + 0.3 * size) * point, word.text + " ")
+                pdf.set_stretching(100 * min(width, room) * point / pdf.get_string_width(word.text))
+                pdf.text(x * point, (row + 0.3 * size) * point, word.text + " ")
     return bytes(pdf.output())
-
-
-def _baselines(boxes: list[Box]) -> list[float]:
-    """The row of the middle of each word, px, on one straight line."""
-    if not boxes:
-        return []
-    middles = np.array([(x + width / 2, y + height / 2) for x, y, width, height in boxes])
-    return np.polynomial.Polynomial.fit(*middles.T, deg=1 if len(boxes) > 2 else 0)(middles[:, 0]).tolist()

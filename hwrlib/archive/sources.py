@@ -49,21 +49,15 @@ class Page:
 
 
 def readable_name(path: str | Path) -> str:
-    r"""The name of a file as text that can be written everywhere: a byte that is no UTF-8 is spelt out.
-
-    >>> readable_name("caf\udce9.png")
-    'caf\\xe9.png'
-    """
+    r"""The name of a file as text that can be written everywhere: a byte that is no UTF-8 is spelt out, as ``\xe9``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def find_files(name: str, output: str | Path | None = None, endings: set[str] = ENDINGS) -> list[str]:
     """The images and PDF files of a folder and of what is under it, linked folders too; a file, or "-", is itself.
 
-    What an archive's reading has written, to ``output`` or beside its page, is no page. Other kinds of files are named.
-
-    Raises:
-        FileNotFoundError: none in the folder.
+    What an archive's reading has written, to ``output`` or beside its page, is no page. Other kinds of files are named;
+    a FileNotFoundError says that there is none.
     """
     if not Path(name).is_dir():
         return [name]
@@ -72,21 +66,16 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
     for folder, folders, files in os.walk(name, followlinks=True):
         folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and inner != "__MACOSX")
         results = {file for file in files if re.fullmatch(r"pages-\d+\.parquet", file)}
-        real, files = os.path.realpath(folder), set(files) - results
+        real = os.path.realpath(folder)
         if real in seen or (results and folder != name):  # the output, another's, or where a link has led to before
             folders.clear()
             continue
         seen.add(real)
-        pages = {readable_name(file) for file in files if Path(file).suffix.lower() in endings}
-        for file in files:
-            beside = OWN_ENDING.sub("", file)
-            own = beside != file and beside in pages
-            if file.startswith(".") or own:
-                continue
-            if (ending := Path(file).suffix.lower()) in endings:
-                found.append(os.path.join(folder, file))
-            else:
-                others[ending or "none"] += 1
+        kinds = {file: Path(file).suffix.lower() for file in {*files} - results if not file.startswith(".")}
+        pages = {readable_name(file) for file, kind in kinds.items() if kind in endings}
+        given = {file for file in kinds if not (OWN_ENDING.search(file) and OWN_ENDING.sub("", file) in pages)}
+        found += [os.path.join(folder, file) for file in given if kinds[file] in endings]
+        others.update(kinds[file] or "none" for file in given if kinds[file] not in endings)
     if not found:
         raise FileNotFoundError(f"{name}: no image in this folder ({', '.join(sorted(endings))})")
     if others:
@@ -98,15 +87,10 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
 def find_items(source: str | Path, output: str | Path | None = None) -> list[Item]:
     """All items of an archive; what was written to ``output`` before is none.
 
-    Chapter 9: notebooks/09_read_an_archive.ipynb.
-
     Arguments:
         source: a folder of images, PDF files and parquet files with an ``image`` column (the Hub's layout); one such
-            file; or a ``.txt`` file that lists files, one a line.
-
-    Raises:
-        FileNotFoundError: no such file, or a folder without any.
-        DataError: a parquet file without images, or a file that is listed twice.
+            file; or a ``.txt`` file that lists files, one a line. A DataError names a parquet file without images and
+            a file that is listed twice.
     """
     path, items = Path(source), []
     if not path.exists():
@@ -119,14 +103,10 @@ def find_items(source: str | Path, output: str | Path | None = None) -> list[Ite
         return [Item(readable_name(file), file) for file in listed]
     for file in find_files(str(path), output, ENDINGS | {".parquet"}):
         name = readable_name(os.path.relpath(file, path if path.is_dir() else path.parent))
-        if not file.endswith(".parquet"):
-            items.append(Item(name, file))
-            continue
-        table = pq.ParquetFile(file)
-        if "image" not in table.schema_arrow.names:
-            columns = ", ".join(table.schema_arrow.names)
-            raise DataError(f"{file} has no column image, but {columns}; give a data set of images")
-        items += [Item(name, file, group) for group in range(table.num_row_groups)]
+        table = pq.ParquetFile(file) if file.endswith(".parquet") else None
+        if table and "image" not in (columns := table.schema_arrow.names):
+            raise DataError(f"{file} has no column image, but {', '.join(columns)}; give a data set of images")
+        items += [Item(name, file, group) for group in (range(table.num_row_groups) if table else [None])]
     return items
 
 
@@ -148,29 +128,20 @@ def open_item(item: Item) -> Iterator[Page]:
 
 
 def iter_pages(image: str | bytes, name: str) -> Iterator[Page]:
-    """The pages of a file; one that cannot be had comes as its error.
-
-    Arguments:
-        image: a path or the bytes of an image, of a TIFF of several pages, or of a PDF, which ``pypdfium2`` draws.
-        name: what pages and errors are called.
-    """
+    """The pages of an image, a TIFF or a PDF, a path or bytes, all called by a name; what fails comes as its error."""
     number, sha256 = 0, ""
     try:
         data = image if isinstance(image, bytes) else read_file(Path(image))
         sha256 = hashlib.sha256(data).hexdigest()
-        found = _pdf_pages(data, name) if b"%PDF-" in data[:1024] else _image_pages(data, name)
+        finer = max(resolution(data) or [0])  # to which the coarser direction is stretched
+        pictures = ((pixels, finer if finer > CAMERA_DPI else None) for pixels in load_pages(data, name))
+        found = _pdf_pages(data, name) if b"%PDF-" in data[:1024] else pictures
         for number, (pixels, dpi) in enumerate(found, start=1):
             yield Page(f"{name}#{number}" if number > 1 else name, pixels, sha256, dpi=dpi)
     except (OSError, ValueError, MemoryError) as error:  # of the file, or of a TIFF, whose next pages cannot be found
         text = str(error) or type(error).__name__
         error = ImageError(text if name in text else f"{name}: {text}")
         yield Page(f"{name}#{number + 1}" if number else name, error, sha256)
-
-
-def _image_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray, float | None]]:
-    dpi = max(resolution(data) or [0])  # of square pixels, to which the coarser direction is stretched
-    for pixels in load_pages(data, name):
-        yield pixels, dpi if dpi > CAMERA_DPI else None
 
 
 def _pdf_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray | Exception, float | None]]:

@@ -43,7 +43,8 @@ class Stub:
             os.kill(os.getpid(), signal.SIGKILL)
         text = str(int(pixels[0, 0]))
         letters = tuple(Character(c, 0.5, k, k + 1, box=(k, 0, 1, 9)) for k, c in enumerate(text))
-        return [Reading(text, 0.0, 0.5, letters, box=(0, 0, 9, 9))]
+        corners = (0, 0), (9, 0), (9, 9), (0, 9)
+        return [Reading(text, 0.0, 0.5, letters, box=(0, 0, 9, 9), baseline=corners[2:], outline=corners)]
 
 
 def grey(level):

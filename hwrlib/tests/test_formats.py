@@ -44,10 +44,11 @@ def words_of(page):
     return [word for reading in page.readings for word in split_words(close_spaces(reading))]
 
 
-def reading_of(text, **places):
+def reading_of(text, outline=((0, 5), (90, 5), (90, 15), (0, 15))):
     """A reading whose letters are 10 px wide, on one line."""
     letters = tuple(Character(c, 0.5, k, k + 1, box=(10 * k, 5, 9, 20)) for k, c in enumerate(text))
-    return Reading(text, 0.0, 0.5, letters, box=(0, 5, 10 * max(1, len(text)), 20), **places)
+    box = (0, 5, 10 * max(1, len(text)), 20)
+    return Reading(text, 0.0, 0.5, letters, box=box, baseline=outline[2:], outline=outline)
 
 
 def parsed(page, name):
@@ -112,9 +113,9 @@ def test_no_line_is_without_a_baseline_and_an_outline_as_kraken_wants_them(pages
 
 
 def test_a_line_that_nothing_was_read_on_or_beyond_the_edge_is_valid_as_well():
-    empty = Page("a.png", np.zeros((20, 90), np.uint8), readings=[Reading("", 0.0, 1.0, (), box=(1, 2, 30, 10))])
-    beyond = ((-4, -1), (50, -3), (99, 30), (-2, 30))
-    beyond = Page("b.png", empty.pixels, readings=[reading_of("<&>\x07", outline=beyond, baseline=beyond[::2])])
+    empty = Page("a.png", np.zeros((20, 90), np.uint8), readings=[reading_of("")])
+    beyond = reading_of("<&>\x07", outline=((-4, -1), (50, -3), (99, 30), (-2, 30)))
+    beyond = Page("b.png", empty.pixels, readings=[beyond])
     for page in (empty, beyond):
         for name in ("alto", "page", "hocr"):
             parsed(page, name)
