@@ -7,8 +7,6 @@ import torch
 
 from hwrlib.model import CRNN
 
-EXACT = "cnn.0.weight"  # the text hangs on the first convolution: it stays in float32
-
 
 def average(models: list[CRNN]) -> CRNN:
     """The mean of the weights and statistics of networks alike: model soups (Wortsman et al., 2022)."""
@@ -29,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     mean = average([CRNN.from_pretrained(source) for source in options.weights])
     for name, parameter in mean.named_parameters():
-        if parameter.ndim > 1 and name != EXACT:
+        if parameter.ndim > 1 and name != "cnn.0.weight":  # on the first convolution hangs the text: it stays exact
             parameter.data = parameter.data.half()
     mean.save_pretrained(options.output)
 

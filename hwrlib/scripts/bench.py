@@ -81,15 +81,6 @@ class Reference:
             REFERENCE.decode([k for k, before in zip(best, [0, *best], strict=False) if k and k != before])
 
 
-def train(model: CRNN, lines: list[PreparedLine], precision: str) -> float:
-    """Seconds of an epoch of the recipe without validation and saving, which the reference's leave out too."""
-    settings = dataclasses.replace(PRESETS["recipe"], epochs=1, precision=precision)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(model, lines, lines[:1], folder, settings)
-        trainer.run(bar=False)
-    return trainer.progress["seconds"]
-
-
 def compare(rows: list[dict], width_divisors: list[float]) -> list[dict]:
     """Lines a second of the reference's loops and ours (the recipe, :class:`Recognizer`), with untrained networks.
 
@@ -100,24 +91,31 @@ def compare(rows: list[dict], width_divisors: list[float]) -> list[dict]:
     precision, reference = best_precision(device), Reference(rows, device)
     ways = {("reference", "train"): reference.train, ("reference", "read"): reference.read}
     kinds = {"reference": ("fp32", 1.0)}
+
+    def train(model: CRNN, lines: list[PreparedLine]) -> float:  # validation and saving left out, as by the reference
+        settings = dataclasses.replace(PRESETS["recipe"], epochs=1, precision=precision)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = Trainer(model, lines, lines[:1], folder, settings)
+            trainer.run(bar=False)
+        return trainer.progress["seconds"]
+
     for divisor in width_divisors:
         name, model = f"recipe, width / {divisor:g}", CRNN(width_divisor=divisor).to(device)
         recognizer, kinds[name] = Recognizer(model, precision), (precision, divisor)
-        ways[name, "train"] = functools.partial(train, model, prepare_lines(rows, model.alphabet, divisor), precision)
+        ways[name, "train"] = functools.partial(train, model, prepare_lines(rows, model.alphabet, divisor))
         ways[name, "read"] = lambda recognizer=recognizer: [recognizer.read(row["image"]) for row in rows]
     with FlopCounterMode(display=False) as counter, torch.no_grad():  # it leaves out the LSTM
-        images = [reference.prepare(row["image"])[None].to(device) for row in rows]
-        steps = sum(reference.model(image).shape[1] for image in images)
+        steps = sum(reference.model(reference.prepare(row["image"])[None].to(device)).shape[1] for row in rows)
     recurrent = sum(weight.numel() for weight in reference.model.rnn.parameters() if weight.ndim > 1)
     flops = counter.get_total_flops() + 2 * steps * recurrent
-    rates = {precision: matmul_rate(PRECISIONS[precision], device, seconds=1) for precision, _ in kinds.values()}
+    rates = {kind: matmul_rate(PRECISIONS[kind], device, seconds=1) for kind, _ in kinds.values()}
     table, found = [], in_turn(ways)
     for (side, task), seconds in found.items():
-        precision, divisor = kinds[side]
-        work = flops * {"train": 3, "read": 1}[task] / divisor / rates[precision]
-        row = {"task": task, "side": side, "precision": str(PRECISIONS[precision])[6:]}
+        kind, divisor = kinds[side]
+        row = {"task": task, "side": side, "precision": str(PRECISIONS[kind])[6:]}
         row |= {"lines_per_second": len(rows) / seconds, "ratio": found["reference", task] / seconds}
-        table.append(row | {"share": work / seconds})
+        work = flops * {"train": 3, "read": 1}[task] / divisor
+        table.append(row | {"share": work / rates[kind] / seconds})
     return table
 
 

@@ -22,9 +22,6 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
     Arguments:
         confidences: (N,) 0 to 1, as the decoder gave them.
         shares: (N,) 0 to 1, of the characters read right: 1 - CER of each line, at least 0.
-
-    >>> calibrate(np.array([0.9, 0.8, 0.6]), np.array([0.9, 0.8, 0.6]))  # right already
-    [0.0, 1.0]
     """
     inputs = np.stack([np.ones(len(confidences)), log_odds(confidences)], axis=1)
     fit = np.array([0.0, 1.0])
@@ -49,13 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
     texts, pixels = [], []
     for data in options.data:
         lines = load_lines("validation", data)
-        for k in range(0, len(lines), -(-len(lines) // options.most)):
-            row = lines[k]
+        for row in lines.select(range(0, len(lines), -(-len(lines) // options.most))):
             try:
                 pixels.append(prepare_pixels(row["image"], width_divisor=model.width_divisor))
                 texts.append(row["text"])
             except ImageError as error:
-                print(f"left out: row {k} of {data}: {error}")
+                print(f"left out: {row['origin']}: {error}")
     model.calibration, fits = {}, {}  # confidences are then those of the decoders
     for decoder in ("greedy", "beam", "language"):
         readings = Recognizer(model, options.precision, decoder).read_prepared(pixels)

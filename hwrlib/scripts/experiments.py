@@ -71,32 +71,32 @@ def ablation(options: argparse.Namespace) -> Runs:
     source = functools.cache(lambda name: prepare(load_lines("train", files[name])))
     validation = prepare(load_lines("validation", options.data))
 
-    def train(change: dict | None) -> dict | None:
+    def train(name: str, change: dict | None) -> dict | None:
         model, row = CRNN.from_pretrained(options.weights), {"lines": 0, "steps": 0, "minutes": 0.0}
         if change is not None:
-            shares, lines = {name: change.get(name, share) for name, share in SHARES.items()}, []
-            for name, share in (shares | {"iam": 1 - sum(shares.values())}).items():
-                order = np.random.default_rng(0).permutation(len(source(name))) if share else []
-                lines += [source(name)[k] for k in order[: round(share * LINES)]]
+            shares, lines = {of: change.get(of, share) for of, share in SHARES.items()}, []
+            for of, share in (shares | {"iam": 1 - sum(shares.values())}).items():
+                order = np.random.default_rng(0).permutation(len(source(of))) if share else []
+                lines += [source(of)[k] for k in order[: round(share * LINES)]]
             if "vary" in change:  # here, since the training hides parts as well
                 rng, divisor = np.random.default_rng(0), model.width_divisor
                 lines = [replace(line, pixels=vary(line.pixels, rng, change["vary"], divisor)) for line in lines]
-            values = {name: value for name, value in change.items() if name not in {*SHARES, "vary"}}
+            values = {name: value for name, value in change.items() if hasattr(PRESETS["recipe"], name)}
             settings = replace(PRESETS["recipe"], **RECIPE | values, precision=options.precision)
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Trainer(model, lines, validation[:1], folder, settings)  # all are read below
                 model = trainer.run(bar=False)
             if not trainer.history:
                 return None
-            row = {name: trainer.history[-1][name] for name in row}
+            row = {key: trainer.history[-1][key] for key in row}
         readings = Recognizer(model, options.precision).read_prepared([line.pixels for line in validation])
         read = per_line([line.text for line in validation], [reading.text for reading in readings])
         counts = pd.read_csv(errors) if errors.exists() else read[["characters"]]
-        counts.assign(**{name: read.errors for name in CHANGES if CHANGES[name] is change}).to_csv(errors, index=False)
-        rates = {"cer": read.errors.sum() / read.characters.sum(), "wer": read.word_errors.sum() / read.words.sum()}
-        return row | {name: round(rate, 5) for name, rate in rates.items()}
+        counts.assign(**{name: read.errors}).to_csv(errors, index=False)
+        row["cer"] = round(read.errors.sum() / read.characters.sum(), 5)
+        return row | {"wer": round(read.word_errors.sum() / read.words.sum(), 5)}
 
-    return (({"change": name}, functools.partial(train, change)) for name, change in CHANGES.items())
+    return (({"change": name}, functools.partial(train, name, change)) for name, change in CHANGES.items())
 
 
 def personal(options: argparse.Namespace) -> Runs:

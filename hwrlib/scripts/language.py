@@ -12,7 +12,6 @@ from hwrlib.language import train_ngram
 from hwrlib.scripts.strokes import HELD_OUT, spaced
 
 MARKS = {"``": '"', "''": '"', "--": "-", "{": "(", "}": ")", "[": "(", "]": ")"}  # the corpus's ways to write them
-TIMES = 2  # the transcripts are of the kind that is read: each counts so often
 
 
 def brown_lines(folder: Path) -> Iterator[str]:
@@ -44,8 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     table = pd.concat([pd.read_parquet(path, columns=["line_id", "text"]) for path in options.data])
     texts = [IAM.drop(text) for text in table.text[~table.line_id.str.match(HELD_OUT)]]
-    texts = [way for text in texts for way in {text, spaced(text)}] * TIMES
-    train_ngram([*texts, *brown_lines(options.brown)]).save(options.out)
+    texts = [way for text in texts for way in {text, spaced(text)}]
+    # The transcripts are of the kind that is read: each counts twice.
+    train_ngram([*texts, *texts, *brown_lines(options.brown)]).save(options.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hwrlib import WEIGHTS, metrics
+from hwrlib import metrics
 from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import greedy
 from hwrlib.data import load_lines
@@ -19,10 +19,9 @@ from hwrlib.rerank import ABOVE, MODEL, TEXTS, CausalModel, undo_spacing
 
 WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
 GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1.05, 0.1), np.arange(-1, 3.1, 0.5))))
-COLUMNS = ["width", "text", "image", "ngram", *CONTEXTS]  # of a text: the beam that found it, and log-probabilities
 
 
-def collect(rows, weights: Path, source: str, begin: int) -> Iterator[dict]:
+def collect(rows, source: str, begin: int) -> Iterator[dict]:
     """From line ``begin`` on: its transcript, greedy's text, the beams' texts; above it are lines of the same form."""
     causal, language, found, above = CausalModel(source), CharNgram.load(), {}, []
     beams = [PrefixBeam(language, width, best=TEXTS) for width in WIDTHS]
@@ -32,7 +31,7 @@ def collect(rows, weights: Path, source: str, begin: int) -> Iterator[dict]:
         return greedy(log_probs, lengths, alphabet, firsts)
 
     find.name = "greedy"
-    reader = Recognizer.from_pretrained(weights, decoder=find)
+    reader = Recognizer.from_pretrained(decoder=find)
     for number in range(max(begin - ABOVE, 0), len(rows)):
         row = rows[number]
         first, form = reader.read(row["image"]).text, row.get("line_id", str(number)).rsplit("-", 1)[0]
@@ -44,14 +43,6 @@ def collect(rows, weights: Path, source: str, begin: int) -> Iterator[dict]:
             chances = dict(zip(texts, zip(*chances, strict=True), strict=True))
             nbest = [(width, *some, *chances[some.text]) for width in WIDTHS for some in found[width]]
             yield {"reference": row["text"], "greedy": first, "nbest": nbest}
-
-
-def tabulate(lines: list[dict]) -> pd.DataFrame:
-    """A row for each text of each line, with its words and its errors."""
-    table = pd.concat([pd.DataFrame(line["nbest"], columns=COLUMNS).assign(line=k) for k, line in enumerate(lines)])
-    table = table.reset_index(drop=True)
-    errors = metrics.per_line([lines[k]["reference"] for k in table["line"]], list(table["text"]))["errors"]
-    return table.assign(words=[len(undo_spacing(text).split()) for text in table["text"]], errors=errors)
 
 
 def choose(table: pd.DataFrame, context: str, weights: np.ndarray) -> pd.DataFrame:
@@ -73,8 +64,11 @@ def changes(references: list[str], before: list[str], after: list[str]) -> dict[
 
 def measure(lines: list[dict]) -> pd.DataFrame:
     """Rates with 95 % intervals, and the paired change against the beam alone: what may be published, no text."""
-    references, third = [line["reference"] for line in lines], np.arange(len(lines)) % 3 == 0
-    table, rows = tabulate(lines), []
+    references, third, rows = [line["reference"] for line in lines], np.arange(len(lines)) % 3 == 0, []
+    texts = [(k, *text) for k, line in enumerate(lines) for text in line["nbest"]]
+    table = pd.DataFrame(texts, columns=["line", "width", "text", "image", "ngram", *CONTEXTS])  # log-probabilities
+    table["words"] = [len(undo_spacing(text).split()) for text in table["text"]]
+    table["errors"] = metrics.per_line([references[k] for k in table["line"]], list(table["text"]))["errors"]
 
     def add(texts: list[str], before: list[str], **about) -> None:
         for name, some in (("every third", third), ("the others", ~third), ("all", third | True)):
@@ -102,7 +96,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data", help='whose validation lines to read: "iam" or a path')
     parser.add_argument("output", type=Path, help="table to write (.csv, no text in it)")
     parser.add_argument("--cache", type=Path, required=True, help="file of the lines' texts (.jsonl): not to be shared")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder of weights (default: the embedded)")
     parser.add_argument("--model", default=MODEL, help="a folder or a name on the Hub (default: %(default)s)")
     parser.add_argument("--pairs", type=Path, help="table of sentences (.csv: written, other); gets the column model")
     options = parser.parse_args(arguments)
@@ -115,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     begin = len(options.cache.read_text().splitlines()) if options.cache.exists() else 0
     if begin < len(rows):
         with options.cache.open("a") as file:
-            for line in collect(rows, options.weights, options.model, begin):
+            for line in collect(rows, options.model, begin):
                 print(json.dumps(line), file=file, flush=True)
     lines = [json.loads(line) for line in options.cache.read_text().splitlines()]
     measure(lines).to_csv(options.output, index=False, float_format="%.5g")

@@ -21,7 +21,6 @@ from hwrlib.data import load_lines
 
 FOLDER = Path(__file__).parents[1] / "samples"
 SEED, NUMBERS_SEED = 1837, 91
-EXAMPLE = 57  # the row of the validation lines that is a picture as well
 FONTS = {  # npm packages by hand; "train" hands also write two thirds of the other splits
     "train": "annie-use-your-telescope architects-daughter bad-script beth-ellen caveat cedarville-cursive "
     "covered-by-your-grace dancing-script dawning-of-a-new-day dekko gaegu give-you-glory handlee indie-flower kalam "
@@ -30,7 +29,6 @@ FONTS = {  # npm packages by hand; "train" hands also write two thirds of the ot
     "validation": "gloria-hallelujah hi-melody marck-script meddon neucha swanky-and-moo-moo waiting-for-the-sunrise",
     "test": "gochi-hand just-me-again-down-here mr-de-haviland pangolin playpen-sans reenie-beanie ruthie",
 }
-PAGE_FONT = "nothing-you-could-do"
 EM, BASELINE = 88, 211  # pixels per em while drawing, and the row of the drawing on which the words stand
 LONGEST = 64  # characters a line, about
 WORDS = {
@@ -138,23 +136,19 @@ def write(text: str, path: Path, writer: dict, rng: np.random.Generator, lowest:
     return cv2.resize(ink, size, interpolation=cv2.INTER_AREA), (BASELINE - top) * scale
 
 
-def scan(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put ink on paper under a scanner: uint8; one line in four is a 1-bit scan (0 and 255 only)."""
-    if rng.random() < 0.25:
-        return np.where(cv2.GaussianBlur(ink, (0, 0), 0.6) > rng.uniform(0.35, 0.5), 0, 255).astype(np.uint8)
-    paper = rng.uniform(232, 253) + 2.0 * smooth(rng, ink.shape, (60, 200))
-    tone = rng.uniform(15, 100) + 14 * smooth(rng, ink.shape, (25, 45))
-    image = paper + (tone - paper) * cv2.GaussianBlur(ink, (0, 0), rng.uniform(0.4, 0.9))
-    image += cv2.GaussianBlur(rng.normal(0, 1, ink.shape), (0, 0), 0.7) * rng.uniform(2, 6)
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
 def new_row(text: str, font: Path, rng: np.random.Generator) -> dict:
-    """A line written by a new writer and scanned, as a row: WebP, lossless for a 1-bit scan, and the text."""
+    """A line written by a new writer and scanned, as a row of WebP and text; one in four is a 1-bit scan, lossless."""
     writer = {"slant": rng.normal(0.05, 0.14)} | {name: rng.uniform(*limits) for name, limits in HABITS.items()}
-    image = scan(write(text, font, writer, rng, lowest=60)[0], rng)
-    lossless, buffer = not np.any((image > 0) & (image < 255)), io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", lossless=lossless, quality=100 if lossless else 70, method=6)
+    ink, _ = write(text, font, writer, rng, lowest=60)
+    if lossless := rng.random() < 0.25:
+        image = np.where(cv2.GaussianBlur(ink, (0, 0), 0.6) > rng.uniform(0.35, 0.5), 0, 255)
+    else:
+        paper = rng.uniform(232, 253) + 2.0 * smooth(rng, ink.shape, (60, 200))
+        tone = rng.uniform(15, 100) + 14 * smooth(rng, ink.shape, (25, 45))
+        image = paper + (tone - paper) * cv2.GaussianBlur(ink, (0, 0), rng.uniform(0.4, 0.9))
+        image += cv2.GaussianBlur(rng.normal(0, 1, ink.shape), (0, 0), 0.7) * rng.uniform(2, 6)
+    image, buffer = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)), io.BytesIO()
+    image.save(buffer, "WEBP", lossless=lossless, quality=100 if lossless else 70, method=6)
     return {"image": {"bytes": buffer.getvalue(), "path": None}, "text": text}
 
 
@@ -257,8 +251,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         for part, split in enumerate(("train", "validation", "test")):
             write_split(split, sentences[split], fonts, np.random.default_rng([SEED, part]))
-        write_page(sentences["page"][0], fonts[PAGE_FONT][0], np.random.default_rng([SEED, 3]))
-    load_lines("validation", "sample")[EXAMPLE]["image"].save(FOLDER / "line.png", optimize=True)
+        write_page(sentences["page"][0], fonts["nothing-you-could-do"][0], np.random.default_rng([SEED, 3]))
+    load_lines("validation", "sample")[57]["image"].save(FOLDER / "line.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Cut lines into words, short first lessons for a network that is trained from nothing: for ``train --extra``."""
 
 import argparse
-import itertools
 
 import datasets
 import numpy as np
@@ -20,12 +19,6 @@ def cut_words(line: np.ndarray, transcript: str) -> list[tuple[np.ndarray, str]]
     """Cut a prepared line (128, W) at its widest gaps into its words; none where the gaps leave a doubt.
 
     Each is at least as wide as high, and keeps the punctuation beside it. Two of three IAM lines can be cut.
-
-    >>> line = np.full((128, 300), 255, np.uint8); line[40:90, 20:120] = 0; line[40:90, 180:280] = 0
-    >>> [(word.shape, text) for word, text in cut_words(line, "two words")]
-    [((128, 149), 'two'), ((128, 151), 'words')]
-    >>> cut_words(line, "three words here")
-    []
     """
     texts: list[str] = []
     for token in transcript.split():
@@ -38,8 +31,7 @@ def cut_words(line: np.ndarray, transcript: str) -> list[tuple[np.ndarray, str]]
     widest = np.argsort(gaps)[::-1]
     if len(gaps) <= cuts or (cuts and gaps[widest[cuts - 1]] < CLEAR * max(2, gaps[widest[cuts]])):
         return []
-    middles = sorted((inked[k] + inked[k + 1]) // 2 for k in widest[:cuts])
-    pieces = [line[:, begin:end] for begin, end in itertools.pairwise([0, *middles, line.shape[1]])]
+    pieces = np.split(line, sorted((inked[k] + inked[k + 1]) // 2 for k in widest[:cuts]), axis=1)
     pitch = np.array([piece.shape[1] / (len(text) + 1) for piece, text in zip(pieces, texts, strict=True)])
     if pitch.max() > UNEVEN * np.median(pitch) or pitch.min() < np.median(pitch) / UNEVEN:
         return []
@@ -53,9 +45,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", help='"iam", "sample" or a path, as for train --data')
     parser.add_argument("output", help="parquet file to write: image, text")
     options = parser.parse_args(arguments)
-    lines = tqdm(load_lines("train", options.source))
-    words = [word for line in lines for word in cut_words(prepare_pixels(line["image"]), line["text"])]
-    rows = [{"image": Image.fromarray(pixels), "text": text} for pixels, text in words]
+    rows = []
+    for line in tqdm(load_lines("train", options.source)):
+        words = cut_words(prepare_pixels(line["image"]), line["text"])
+        rows += [{"image": Image.fromarray(pixels), "text": text} for pixels, text in words]
     datasets.Dataset.from_list(rows).to_parquet(options.output)
 
 
