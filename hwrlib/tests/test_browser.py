@@ -33,8 +33,6 @@ CHAPTER = "07_read_your_handwriting.ipynb"
 PATIENCE = 300  # seconds, for a machine that does much else
 FLAGS = ["headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"]
 FLAGS += ["disable-component-update", "disable-sync", "window-size=1200,1000"]
-
-
 HELLO = [
     [(20, 30), (20, 120)],
     [(20, 95), (38, 75), (55, 90), (55, 120)],
@@ -286,8 +284,7 @@ def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone
     assert len(texts(driver)) == 3
     assert driver.execute_script("const e = document.querySelector('.hwr-picture img'); return e.width > 2 * e.height")
     press(driver, "Rotate")  # the lines stand on their side now
-    errors = lambda _: [e.text for e in driver.find_elements(By.CSS_SELECTOR, ".hwr-error")]  # noqa: E731
-    wait(driver, lambda _: "photo.jpg: no writing was found" in " ".join(errors(_)), "that nothing is found")
+    wait_for(driver, ".hwr-error", "photo.jpg: no writing was found")
     upload(driver, ROOT / "hwrlib" / "samples" / "page.png")  # long enough to be stopped
     wait_for(driver, ".hwr-status", "Reading page.png")
     press(driver, "Stop")

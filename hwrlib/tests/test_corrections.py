@@ -53,12 +53,11 @@ def test_a_text_or_an_image_that_is_none_is_refused_and_leaves_nothing(tmp_path)
 
 
 def test_rows_that_cannot_be_read_are_left_as_they_are(tmp_path):
-    cases = [(b"file_name,text\na.png,by hand", "metadata.csv", "another folder")]
-    second = [b'{"file_name": "b.png", "text": "Gr\xfc\xdfe"}\n', b'{"file_name": "b.png", "text": ']
-    second += [b'{"file_name": "b.png", "label": 1}\n', b'{"file_name": "../b.png", "text": "two"}\n']
-    for content in [ROW.replace(b"\n", b"\r") * 2, *(ROW + row for row in second)]:
-        cases.insert(0, (content, "metadata.jsonl", r"metadata\.jsonl, row"))
-    for content, name, why in cases:
+    wrong = [ROW.replace(b"\n", b"\r") * 2, ROW + b'{"file_name": "../b.png", "text": "two"}\n']
+    for second in (b'"text": "Gr\xfc\xdfe"}\n', b'"text": ', b'"label": 1}\n'):
+        wrong.append(ROW + b'{"file_name": "b.png", ' + second)
+    cases = [(content, "metadata.jsonl", r"metadata\.jsonl, row") for content in wrong]
+    for content, name, why in [*cases, (b"file_name,text\na.png,by hand", "metadata.csv", "another folder")]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=why):
             save_line(tmp_path, LINE, "a")

@@ -1,7 +1,6 @@
 """Files that other tools read: valid, with every word where it stands, and the same words in each of them."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def test_xml_is_valid_and_has_every_word_and_the_name_of_the_page(pages, name):
     assert 'image "blank \'<&>\ufffd.png"' in parsed(pages[3], "hocr").xpath("//@title")[0]
 
 
-def test_no_line_is_without_a_baseline_and_an_outline_as_kraken_wants_them(pages, tmp_path):
+def test_no_line_is_without_a_baseline_and_an_outline_as_kraken_wants_them(pages):
     """kraken skips a line without a baseline; points are where the ink is, the baseline within the outline."""
     for page in pages[:3]:
         for name, path in (("alto", "//@BASELINE|//@POINTS"), ("page", "//@points[../../@id[contains(., 'line')]]")):
@@ -107,9 +106,6 @@ def test_no_line_is_without_a_baseline_and_an_outline_as_kraken_wants_them(pages
                 assert len(baseline) >= 2 and (points[k] >= 0).all() and (points[k] <= page.pixels.shape[::-1]).all()
                 middle = tuple(baseline[len(baseline) // 2].tolist())
                 assert cv2.pointPolygonTest(outline.astype(np.float32), middle, False) > 0
-            if importlib.util.find_spec("kraken"):
-                read = importlib.import_module("kraken.lib.xml").XMLPage(write_page(page, name, tmp_path))
-                assert [line.text.strip() for line in read.lines.values()] == [r.text for r in page.readings]
 
 
 def test_a_line_that_nothing_was_read_on_or_beyond_the_edge_is_valid_as_well():
@@ -148,8 +144,8 @@ def test_places_and_confidences_are_the_same_in_alto_page_hocr_and_json(pages):
     assert f'"bbox {x} {y} {x + width} {y + height}; x_wconf {round(100 * word.confidence)}">{word.text}<' in hocr
     found = json.loads(render(page, "json"))
     assert (found["image"], found["width"], found["height"]) == ("level.png", 1200, 260)
-    assert [w["text"] for line in found["lines"] for w in line["words"]] == [w.text for w in words_of(page)]
-    assert found["lines"][0]["words"][1]["box"] == list(word.box)
+    given = [(w.text, list(w.box)) for w in words_of(page)]
+    assert [(w["text"], w["box"]) for line in found["lines"] for w in line["words"]] == given
     assert render(page, "text").decode().splitlines() == [line["text"] for line in found["lines"]]
 
 

@@ -51,18 +51,18 @@ def test_every_code_cell_was_run_once_in_order_none_failed_or_warned_and_charts_
                 assert output["metadata"]["image/png"]["alt"], source(cell)
 
 
-def test_it_begins_with_title_badge_and_the_bootstrap_of_all(path, cells):
+def test_it_begins_with_a_badge_and_the_bootstrap_ends_with_exercises_and_its_links_lead_to_chapters(path, cells):
     assert [cell["cell_type"] for cell in cells[:2]] == ["markdown", "code"]
     first = source(cells[0])
     assert first.startswith("# ") and "https://colab.research.google.com/assets/colab-badge.svg" in first
     assert re.search(re.escape(ON_COLAB + path.name) + '[)"]', first)
     assert source(cells[1]) == BOOTSTRAP and 'os.environ.get("HWR_DATA"' in BOOTSTRAP
-
-
-def test_it_ends_with_exercises_and_its_links_lead_to_chapters(path, cells):
     assert "exercise" in "\n".join(source(cell) for cell in cells[-2:]).lower()
     assert path.name == NAMES[-1] or NAMES[NAMES.index(path.name) + 1] in source(cells[-1])
     assert set(re.findall(r"\b(\d\d_\w+\.ipynb)\b", "\n".join(map(source, cells)))) <= set(NAMES)
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < 400_000 and "widgets" not in json.loads(text)["metadata"]  # light, no state of widgets
+    assert text.count(REPOSITORY) == 2  # in the badge and in the bootstrap, for one sed to change
 
 
 def test_chapters_are_numbered_and_readme_links_them_all_and_files_that_are_there():
@@ -81,12 +81,6 @@ def test_readmes_results_are_those_recorded():
         rates = [found[kind] for kind in ("cer", "wer")]
         rates = [f"{rate['rate']:.2%} ({rate['low']:.2%} to {rate['high']:.2%})" for rate in rates]
         assert f"| {' | '.join([str(found['lines']), *rates])} |" in readme, name
-
-
-def test_it_is_light_keeps_no_state_of_widgets_and_names_the_repository_twice_for_one_sed_to_change(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.encode()) < 400_000 and "widgets" not in json.loads(text)["metadata"]
-    assert text.count(REPOSITORY) == 2  # in the badge and in the bootstrap
 
 
 @pytest.fixture
