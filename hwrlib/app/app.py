@@ -171,7 +171,7 @@ class ReadingApp(ipywidgets.VBox):
 
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
         images = lines_of_strokes(strokes, rows)
-        lines = [PageLine((0, 0, *image.shape[::-1]), image) for image in images]
+        lines = [PageLine.whole(image) for image in images]
         return None, [PageReading(lines, self._loaded().read_lines(images))]
 
     # What the front ends ask for, in the kernel's thread

@@ -89,10 +89,9 @@ def trace(maps: Maps) -> list[Baseline]:
     for line in sorted(join(pieces, maps.end), key=lambda line: -np.ptp(line.xs)):
         if np.ptp(line.xs) > 0.8 * line.x_height and not any(runs_through(line, longer) for longer in lines):
             lines.append(line)
+    scale = maps.scale
     return [
-        line._replace(
-            xs=(line.xs + 0.5) / maps.scale, ys=(line.ys + 0.5) / maps.scale, x_height=line.x_height / maps.scale
-        )
+        line._replace(xs=(line.xs + 0.5) / scale, ys=(line.ys + 0.5) / scale, x_height=line.x_height / scale)
         for line in lines
     ]
 

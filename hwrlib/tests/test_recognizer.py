@@ -12,7 +12,7 @@ from hwrlib.ctc import STRIDE, frames, greedy
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page, prepare_pixels
 from hwrlib.metrics import cer
-from hwrlib.page.places import turn_back
+from hwrlib.page.lines import turn_back
 from hwrlib.recognizer import DENSE, WIDENED, WIDEST, Recognizer, place, widen
 from hwrlib.scripts.words import cut_words
 from hwrlib.tests.conftest import strokes, untrained
