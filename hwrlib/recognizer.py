@@ -1,6 +1,7 @@
 """Read handwriting with a trained network: a line, many, or a page, on whatever machine this is (chapter 7)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -99,6 +100,7 @@ class Recognizer:
         if on_a_cpu:
             keep_freed()
         self._fused = fused(model, winograd=on_a_cpu and self.precision == "fp32").to(memory_format=torch.channels_last)
+        self._prepare = functools.partial(prepare_pixels, width_divisor=model.width_divisor)
         self.decoder = DECODERS[decoder]() if isinstance(decoder, str) else decoder
         # A CPU spends more on the padding of eight lines than their batch spares it; a GPU wants much at once.
         self.batch_size = 1 if on_a_cpu else 8
@@ -110,10 +112,6 @@ class Recognizer:
         """With the embedded weights, or those of a folder or of a name on the Hugging Face Hub."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(CRNN.from_pretrained(source).to(device), precision, decoder)
-
-    def __repr__(self) -> str:
-        device = f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
-        return f"Recognizer({device}, precision {self.precision!r}, {len(self.model.alphabet.characters)} characters)"
 
     def read(self, image: Picture) -> Reading:
         """Read the image of one line, whatever :func:`hwrlib.prepare` takes, without its margins, rulings and tilt."""
@@ -152,19 +150,15 @@ class Recognizer:
         yield from states
 
     def _surest(self, found: dict[int, list[PageLine]], name: str) -> int:
-        """The turn with which the longest lines of a page read most surely; in doubt the first, which is none."""
-        first, *others = found
+        """The turn with which the longest lines of a page read most surely; in doubt as it is given."""
         sure = dict.fromkeys(found, 0.0)
-        for turn in found if others else ():
-            longest = sorted(found[turn], key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
-            pixels = [self._prepare(line.image, name) for line in longest]
+        for turn, lines in found.items() if len(found) > 1 else ():
+            longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
+            pixels = [self._prepare(line.image, name=name) for line in longest]
             read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
             if any(reading.text for reading in read):
                 sure[turn] = certainty(read)
-        return max(sure, key=lambda turn: sure[turn] - CLEARLY * (turn != first))
-
-    def _prepare(self, picture: np.ndarray, name: str) -> np.ndarray:
-        return prepare_pixels(picture, width_divisor=self.model.width_divisor, name=name)
+        return max(sure, key=lambda turn: sure[turn] - CLEARLY * (turn > 0))
 
     def _iter_lines(self, lines: list[PageLine], name: str, rotation: int) -> Iterator[PageReading]:
         """Read the lines of a page that is turned so many degrees clockwise."""
@@ -172,7 +166,7 @@ class Recognizer:
         yield PageReading(lines, readings, rotation)
         for start in range(0, len(lines), self.batch_size):
             some = lines[start : start + self.batch_size]
-            pixels = [self._prepare(line.image, name) for line in some]
+            pixels = [self._prepare(line.image, name=name) for line in some]
             read = self.read_prepared(pixels, above=[reading.text for reading in readings])
             placed = (place_reading(*known, rotation) for known in zip(read, some, pixels, strict=True))
             readings = [*readings, *placed]
@@ -185,7 +179,7 @@ class Recognizer:
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
         (line,) = find_lines(image, "line")
-        return self._prepare(line.image, name_of(image))
+        return self._prepare(line.image, name=name_of(image))
 
     def read_prepared(
         self, pixels: list[np.ndarray], progress: bool = False, above: list[str] | None = None
@@ -218,11 +212,11 @@ class Recognizer:
         pitch = np.divide(given, [max(1, len(first.text)) for first in firsts])
         stretched = np.where(pitch < DENSE, np.minimum(WIDENED / pitch, WIDEST), 1.0)
         if (dense := np.flatnonzero(stretched > 1)).size:
-            lines, lengths = [line[:n] for line, n in zip(log_probs, lengths, strict=True)], lengths.tolist()
+            lines = [line[:n] for line, n in zip(log_probs, lengths, strict=True)]
             wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in dense])
             for k, line, n, first in zip(dense, *wide, greedy(*wide, alphabet), strict=True):
-                lines[k], lengths[k], firsts[k] = line[:n], int(n), first
-            log_probs = pad_sequence(lines, batch_first=True)
+                lines[k], firsts[k] = line[:n], first
+            log_probs, lengths = pad_sequence(lines, batch_first=True), [len(line) for line in lines]
         read = zip(decoder(log_probs, lengths, alphabet, firsts), given, stretched, strict=True)
         return [
             dataclasses.replace(reading, characters=tuple(place(c, own, times) for c in reading.characters))

@@ -393,10 +393,11 @@ def main(arguments: list[str] | None = None) -> None:
         network.load_state_dict(load_file(options.init))
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-3)
     ema = swa_utils.AveragedModel(network, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True)
-    began, done = time.monotonic(), 0.0
-    for step in itertools.count(1):
-        batch = [sample(pages, bank, (options.seed, BATCH * (step - 1) + k)) for k in range(BATCH)]
+    began, step, done = time.monotonic(), 0, 0.0
+    while done < 1:
+        batch = [sample(pages, bank, (options.seed, BATCH * step + k)) for k in range(BATCH)]
         pictures, maps = (torch.from_numpy(np.stack(part)) for part in zip(*batch, strict=True))
+        step += 1
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, step / 100, 1.6 * (1 - done))
         with torch.autocast("cpu", torch.bfloat16):
@@ -410,11 +411,8 @@ def main(arguments: list[str] | None = None) -> None:
         done = (time.monotonic() - began) / 60 / options.minutes
         if step % 50 == 0 or done >= 1:
             print(f"step {step}, {done:.3f} done, loss {loss.item():.4f}", flush=True)
-            save_file(
-                {name: part.half().contiguous() for name, part in ema.module.state_dict().items()}, options.output
-            )
-        if done >= 1:
-            break
+            state = ema.module.state_dict()
+            save_file({name: part.half().contiguous() for name, part in state.items()}, options.output)
 
 
 if __name__ == "__main__":

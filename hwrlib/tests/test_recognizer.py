@@ -92,7 +92,6 @@ def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
     assert Recognizer(recognizer.model, "fp32", "language").decoder.name == "language"
     with pytest.raises((ValueError, OSError), match="nowhere"):
         Recognizer.from_pretrained(tmp_path / "nowhere")
-    assert repr(loaded) == f"Recognizer(cpu, {torch.get_num_threads()} threads, precision 'fp32', 4 characters)"
 
 
 def test_a_page_is_read_from_top_to_bottom_with_places(recognizer):
