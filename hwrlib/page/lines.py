@@ -49,9 +49,8 @@ def find_lines(
     """Find the lines of a page, in reading order; their places lie on the page as given.
 
     Arguments:
-        kind: "page" cuts each line out. "line" finds one, and cuts it out if it has a margin or rulings, is tilted or
-            taller than wide: a tight cut is best read as it is. None does so where one line is found on the page, and
-            takes a long strip without one for a line.
+        kind: "page" cuts each line out. "line" takes one: as it is where it is cut tightly, which reads best, else cut
+            out. None cuts each out, too, but leaves a tight cut of one line, and a long strip without any, as it is.
         rotation: degrees clockwise, 0, 90, 180 or 270, by which the page is turned to be read.
     """
     page = np.ascontiguousarray(np.rot90(load_page(page), -rotation // 90))
