@@ -1,6 +1,7 @@
 """Read handwriting with a trained network: a line, many, or a page, on whatever machine this is (chapter 7)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,7 @@ from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
 from hwrlib.page.baselines import is_sideways
-from hwrlib.page.lines import PageLine, crop_line
-from hwrlib.page.places import Kind, find_turned, place_reading
+from hwrlib.page.lines import Kind, PageLine, find_lines, place_reading
 from hwrlib.rerank import Reranker
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -100,6 +100,7 @@ class Recognizer:
         if on_a_cpu:
             keep_freed()
         self._fused = fused(model, winograd=on_a_cpu and self.precision == "fp32").to(memory_format=torch.channels_last)
+        self._prepare = functools.partial(prepare_pixels, width_divisor=model.width_divisor)
         self.decoder = DECODERS[decoder]() if isinstance(decoder, str) else decoder
         # A CPU spends more on the padding of eight lines than their batch spares it; a GPU wants much at once.
         self.batch_size = 1 if on_a_cpu else 8
@@ -111,10 +112,6 @@ class Recognizer:
         """With the embedded weights, or those of a folder or of a name on the Hugging Face Hub."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(CRNN.from_pretrained(source).to(device), precision, decoder)
-
-    def __repr__(self) -> str:
-        device = f"cpu, {torch.get_num_threads()} threads" if self.device.type == "cpu" else str(self.device)
-        return f"Recognizer({device}, precision {self.precision!r}, {len(self.model.alphabet.characters)} characters)"
 
     def read(self, image: Picture) -> Reading:
         """Read the image of one line, whatever :func:`hwrlib.prepare` takes, without its margins, rulings and tilt."""
@@ -139,43 +136,40 @@ class Recognizer:
         page, name = load_page(image), name_of(image)
         known = rotation is not None or kind == "line"
         turns = [rotation or 0] if known else [0, 90, 270] if is_sideways(page) else [0]
-        found = {turn: find_turned(page, kind, turn) for turn in turns}
+        found = {turn: find_lines(page, kind, turn) for turn in turns}
         turn = self._surest(found, name)
-        maybe_upside_down = not known and turn == 0
-        for state in self._iter_lines(found[turn], name, turn):
+        states = self._iter_lines(found[turn], name, turn)
+        for state in states:
             yield state
-            if maybe_upside_down and len(state.readings) >= min(SAMPLE, len(state.lines)):
-                maybe_upside_down = False
-                if state.lines and certainty(state.readings) < SURE:
-                    found[180] = find_turned(page, kind, 180)
-                    if self._surest({turn: found[turn] for turn in (0, 180)}, name):
-                        yield from self._iter_lines(found[180], name, 180)
-                        return
+            if len(state.readings) >= min(SAMPLE, len(state.lines)):
+                break
+        if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
+            found = {0: found[0], 180: find_lines(page, kind, 180)}
+            if self._surest(found, name) == 180:
+                states = self._iter_lines(found[180], name, 180)
+        yield from states
 
     def _surest(self, found: dict[int, list[PageLine]], name: str) -> int:
-        """The turn with which the longest lines of a page read most surely; in doubt the first, which is none."""
-        first, *others = found
-        best = max(others, key=lambda turn: self._certainty(found[turn], name), default=first)
-        better = others and self._certainty(found[best], name) > self._certainty(found[first], name) + CLEARLY
-        return best if better else first
+        """The turn with which the longest lines of a page read most surely; in doubt as it is given."""
+        sure = dict.fromkeys(found, 0.0)
+        for turn, lines in found.items() if len(found) > 1 else ():
+            longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
+            pixels = [self._prepare(line.image, name=name) for line in longest]
+            read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
+            if any(reading.text for reading in read):
+                sure[turn] = certainty(read)
+        return max(sure, key=lambda turn: sure[turn] - CLEARLY * (turn > 0))
 
-    def _certainty(self, lines: list[PageLine], name: str) -> float:
-        """How surely the longest lines read, 0 to 1."""
-        chosen = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
-        pixels = (prepare_pixels(line.image, width_divisor=self.model.width_divisor, name=name) for line in chosen)
-        read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
-        return certainty(read) if any(reading.text for reading in read) else 0.0
-
-    def _iter_lines(self, lines: list[PageLine], name: str, rotation: int = 0) -> Iterator[PageReading]:
+    def _iter_lines(self, lines: list[PageLine], name: str, rotation: int) -> Iterator[PageReading]:
         """Read the lines of a page that is turned so many degrees clockwise."""
-        readings, divisor = [], self.model.width_divisor
+        readings: list[Reading] = []
         yield PageReading(lines, readings, rotation)
         for start in range(0, len(lines), self.batch_size):
             some = lines[start : start + self.batch_size]
-            pixels = [prepare_pixels(line.image, width_divisor=divisor, name=name) for line in some]
-            above = [reading.text for reading in readings]
-            read = zip(self.read_prepared(pixels, above=above), some, pixels, strict=True)
-            readings = readings + [place_reading(reading, line, px, rotation) for reading, line, px in read]
+            pixels = [self._prepare(line.image, name=name) for line in some]
+            read = self.read_prepared(pixels, above=[reading.text for reading in readings])
+            placed = (place_reading(*known, rotation) for known in zip(read, some, pixels, strict=True))
+            readings = [*readings, *placed]
             yield PageReading(lines, readings, rotation)
 
     def read_lines(self, images: Iterable[Picture], progress: bool = False) -> list[Reading]:
@@ -184,10 +178,8 @@ class Recognizer:
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
-        picture = load_page(image)
-        crop = crop_line(picture)
-        picture = picture if crop is None else crop.image
-        return prepare_pixels(picture, width_divisor=self.model.width_divisor, name=name_of(image))
+        (line,) = find_lines(image, "line")
+        return self._prepare(line.image, name=name_of(image))
 
     def read_prepared(
         self, pixels: list[np.ndarray], progress: bool = False, above: list[str] | None = None
@@ -220,11 +212,11 @@ class Recognizer:
         pitch = np.divide(given, [max(1, len(first.text)) for first in firsts])
         stretched = np.where(pitch < DENSE, np.minimum(WIDENED / pitch, WIDEST), 1.0)
         if (dense := np.flatnonzero(stretched > 1)).size:
-            lines, lengths = [line[:n] for line, n in zip(log_probs, lengths, strict=True)], lengths.tolist()
+            lines = [line[:n] for line, n in zip(log_probs, lengths, strict=True)]
             wide = self.log_probabilities([widen(pixels[k], stretched[k]) for k in dense])
             for k, line, n, first in zip(dense, *wide, greedy(*wide, alphabet), strict=True):
-                lines[k], lengths[k], firsts[k] = line[:n], int(n), first
-            log_probs = pad_sequence(lines, batch_first=True)
+                lines[k], firsts[k] = line[:n], first
+            log_probs, lengths = pad_sequence(lines, batch_first=True), [len(line) for line in lines]
         read = zip(decoder(log_probs, lengths, alphabet, firsts), given, stretched, strict=True)
         return [
             dataclasses.replace(reading, characters=tuple(place(c, own, times) for c in reading.characters))

@@ -169,7 +169,7 @@ class ReadingApp(ipywidgets.VBox):
         rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
         lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
         images = [strokes_to_line(line) for line in lines]
-        lines = [PageLine((0, 0, *image.shape[::-1]), image) for image in images]
+        lines = [PageLine.whole(image) for image in images]
         return None, [PageReading(lines, self._loaded().read_lines(images))]
 
     def _on_message(self, widget: ipywidgets.Widget, message: dict, buffers: list) -> None:

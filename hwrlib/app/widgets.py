@@ -11,7 +11,7 @@ from PIL import Image
 
 from hwrlib.ctc import Reading
 from hwrlib.images import prepare_pixels
-from hwrlib.page.places import turn_back
+from hwrlib.page.lines import turn_back
 from hwrlib.recognizer import PageReading
 from hwrlib.strokes import render_strokes
 

@@ -18,7 +18,7 @@ from hwrlib.archive import FORMATS
 from hwrlib.archive.sources import DPI, Page
 from hwrlib.ctc import Character, Reading
 from hwrlib.files import write_whole
-from hwrlib.page.places import Box, bounding_box, turn_back
+from hwrlib.page.lines import Box, bounding_box, turn_back
 
 SWITCHES = dict.fromkeys(("autoescape", "trim_blocks", "lstrip_blocks", "keep_trailing_newline"), True)
 BESIDE = jinja2.FileSystemLoader(Path(__file__).parent)

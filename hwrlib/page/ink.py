@@ -32,25 +32,25 @@ class Level(NamedTuple):
     back: np.ndarray  # (2, 3): from places in `ink` to places in `paper`
 
     def on_page(self, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
-        """(x, y) on the page of N places in `ink`, (N, 2)."""
-        return (np.stack([xs, ys, np.ones(len(xs))]).T @ self.back.T + 0.5) / self.scale
+        """(x, y) on the page, and within it, of N places in `ink`, (N, 2)."""
+        places = (np.stack([xs, ys, np.ones(len(xs))]).T @ self.back.T + 0.5) / self.scale
+        return places.clip(0, self.page.shape[::-1])
 
 
 def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     """The ink of a page, uint8 (H, W), near these baselines, made level by their usual angle."""
     x_height = float(np.median([line.x_height for line in lines]))
     scale = min(1.0, (1_500_000 / page.size) ** 0.5, X_HEIGHT / x_height)
-    small = page if scale == 1 else cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    rises = [np.arctan2(line.ys[-1] - line.ys[0], np.ptp(line.xs)) for line in lines]
-    usual = weighted_median(rises, [np.ptp(line.xs) for line in lines])
-    matrix, size = rotation(small.shape, float(np.degrees(usual)))
+    small = cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    matrix, size = rotation(small.shape, lines)
     lines = [moved(line, matrix, scale) for line in lines]
-    level = cv2.warpAffine(small, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    if is_negative(level, lines):
+    if is_negative(cv2.warpAffine(small, matrix, size, borderMode=cv2.BORDER_REPLICATE), lines):
         page, small = 255 - page, 255 - small
     contrast, paper = contrast_to_paper(small)
     contrast = cv2.warpAffine(contrast, matrix, size)
-    marks = contrast > (faint := faintest(contrast))
+    dark = contrast[contrast > 0]
+    noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
+    marks = contrast > (faint := max(20.0, 4 * noise))  # above the paper's noise
     ink = contrast > thresholds(contrast, faint, lines)
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
@@ -65,11 +65,13 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     return Level(ink, hidden, stroke, ruled, lines, page, paper, scale, cv2.invertAffineTransform(matrix))
 
 
-def rotation(shape: tuple[int, int], angle: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """The matrix that rotates a picture (H, W) by an angle in degrees, and the (width, height) that holds all of it."""
+def rotation(shape: tuple[int, int], lines: list[Baseline]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The matrix that makes the lines of a picture (H, W) level, and the (width, height) that then holds all of it."""
+    widths = [np.ptp(line.xs) for line in lines]
+    rises = [np.arctan2(line.ys[-1] - line.ys[0], width) for line, width in zip(lines, widths, strict=True)]
     rows, columns = shape
-    matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle, 1)
-    cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
+    matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), float(np.degrees(weighted_median(rises, widths))), 1)
+    cos, sin = np.abs(matrix[0, :2])
     size = int(np.ceil(columns * cos + rows * sin)), int(np.ceil(columns * sin + rows * cos))
     matrix[:, 2] += (size[0] - columns) / 2, (size[1] - rows) / 2
     return matrix, size
@@ -84,14 +86,11 @@ def moved(line: Baseline, matrix: np.ndarray, scale: float) -> Baseline:
 
 def is_negative(level: np.ndarray, lines: list[Baseline]) -> bool:
     """Whether the writing is light on dark: most of a line is paper, so the median is on the paper's side."""
-    lean = 0.0
+    lean, (height, width) = 0.0, level.shape
     for line in lines:
-        up = np.linspace(-1.0, 0.1, 12)[:, None] * line.x_height
-        ys, xs = np.broadcast_arrays(line.ys + up, line.xs)
-        inside = (ys >= 0) & (ys < level.shape[0]) & (xs >= 0) & (xs < level.shape[1])
-        grey = level[ys[inside].astype(int), xs[inside].astype(int)]
-        if grey.size:
-            lean += (np.median(grey) - np.percentile(grey, (1, 99)).mean()) * len(line.xs)
+        rows = line.ys + np.linspace(-1.0, 0.1, 12)[:, None] * line.x_height
+        grey = level[rows.clip(0, height - 1).astype(int), line.xs.clip(0, width - 1).astype(int)]
+        lean += (np.median(grey) - np.percentile(grey, (1, 99)).mean()) * len(line.xs)
     return lean < 0
 
 
@@ -103,13 +102,6 @@ def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     contrast = cv2.divide(depth, paper, scale=255)
     contrast[depth < FAINT] = 0
     return contrast, paper
-
-
-def faintest(contrast: np.ndarray) -> float:
-    """The contrast above the paper's noise."""
-    dark = contrast[contrast > 0]
-    noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
-    return max(20.0, 4 * noise)
 
 
 def thresholds(contrast: np.ndarray, faint: float, lines: list[Baseline]) -> np.ndarray:
@@ -157,15 +149,6 @@ def long_runs(marks: np.ndarray, stroke: float) -> list[np.ndarray]:
     keep[0] = False
     thick = keep & (area / width > 1.5 * np.median((area / width)[keep])) if keep.any() else keep
     return [chosen[labels].astype(np.uint8) & marks for chosen in (keep & ~thick, thick)]
-
-
-def spread(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Let the numbered seeds spread evenly over the mask until it is full."""
-    while True:
-        wider = np.where(mask & (seeds == 0), cv2.dilate(seeds, SQUARE), seeds)
-        if np.array_equal(wider, seeds):
-            return seeds
-        seeds = wider
 
 
 def baseline_row(rows: np.ndarray) -> float:

@@ -1,66 +1,91 @@
-"""Find the lines of handwriting on a page: one levelled crop each, in reading order (chapter 7).
+"""From a page to its lines: one levelled crop each, in reading order, and where each character stands (chapters 7, 9).
 
 A small network marks the baselines (``maps``, ``baselines``); each connected piece of ink near them goes to its line, a
 piece that touches two lines is split, and each line is cut out along its baseline, so that a curved one is straight.
 """
 
-from dataclasses import dataclass
+import dataclasses
+import itertools
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.polynomial import Polynomial
 from PIL import Image
 
+from hwrlib.ctc import Character, Reading
 from hwrlib.images import LONGEST, load_page
 from hwrlib.page.baselines import Baseline, find_baselines
-from hwrlib.page.ink import ABOVE, BELOW, BEYOND, SQUARE, Level, baseline_row, level_ink, spread
+from hwrlib.page.ink import ABOVE, BELOW, BEYOND, SQUARE, Level, baseline_row, level_ink
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
 BESIDE = 1.2  # x-heights from a line's ends to its loose pieces of ink
+INK = 128  # grey level of a prepared line, below which is ink
+APART = 16  # px of a prepared line: the pieces of one mark, as of a colon, begin no further from one another
+Box = tuple[int, int, int, int]  # x, y, width, height
+Kind = Literal["line", "page"] | None
 
 
-@dataclass(frozen=True)
-class PageLine:
-    """One line of a page.
+class PageLine(NamedTuple):
+    """One line of a page; its places are in pixels of the page as displayed (after EXIF rotation)."""
+
+    box: Box
+    image: np.ndarray  # its crop, uint8 (H, W): levelled, dark on light, without rulings and the ink of its neighbours
+    outline: np.ndarray  # (2, N, 2), (x, y) evenly along the crop's upper and lower edge
+    baseline: np.ndarray  # (N, 2), (x, y), on which its letters stand; (0, 2) where it is not known
+
+    @classmethod
+    def whole(cls, picture: np.ndarray) -> "PageLine":
+        """A picture, uint8 (H, W), that is a line as it is."""
+        height, width = picture.shape
+        edges = np.array([[(0, 0), (width, 0)], [(0, height), (width, height)]], float)
+        return cls((0, 0, width, height), picture, edges, np.empty((0, 2)))
+
+
+def find_lines(
+    page: str | Path | bytes | Image.Image | np.ndarray, kind: Kind = "page", rotation: int = 0
+) -> list[PageLine]:
+    """Find the lines of a page, in reading order; their places lie on the page as given.
 
     Arguments:
-        box: (x, y, width, height) in pixels of the page as displayed (after EXIF rotation).
-        image: its crop in the page's own resolution, uint8 (H, W), levelled, dark ink on light paper, with rulings and
-            the ink of its neighbours painted out.
-        outline: (2, N, 2), (x, y) on the page evenly along the crop's upper and lower edge; the box where left out.
-        baseline: (N, 2), (x, y) on the page, on which its letters stand; None of a picture that is a line as a whole.
+        kind: "page" cuts each line out. "line" takes one: as it is where it is cut tightly, which reads best, else cut
+            out. None cuts each out, too, but leaves a tight cut of one line, and a long strip without any, as it is.
+        rotation: degrees clockwise, 0, 90, 180 or 270, by which the page is turned to be read.
     """
-
-    box: tuple[int, int, int, int]
-    image: np.ndarray
-    outline: np.ndarray | None = None
-    baseline: np.ndarray | None = None
-
-    def __post_init__(self):
-        if self.outline is None:
-            x, y, width, height = self.box
-            corners = [[(x, y), (x + width, y)], [(x, y + height), (x + width, y + height)]]
-            object.__setattr__(self, "outline", np.array(corners, float))
-
-
-def find_lines(page: str | Path | bytes | Image.Image | np.ndarray) -> list[PageLine]:
-    """Find the lines of an upright page, in reading order."""
-    page = load_page(page)
-    baselines = find_baselines(page)
-    return cut_lines(level_ink(page, baselines)) if baselines else []
+    page = np.ascontiguousarray(np.rot90(load_page(page), -rotation // 90))
+    (height, width), whole, baselines = page.shape, PageLine.whole(page), find_baselines(page)
+    level = level_ink(page, baselines) if baselines else None
+    lines = cut_lines(level) if level and not (kind == "line" and is_tight(level)) else []
+    if kind == "line":
+        several = height > width and len(lines) > 1
+        lines = [whole if several else max(lines, key=lambda line: line.image.size, default=whole)]
+    elif kind is None and len(lines) == 1 and is_tight(level):
+        lines = [whole._replace(box=lines[0].box, baseline=lines[0].baseline)]
+    elif kind is None and not lines and width >= 5 * height:
+        lines = [whole]
+    turn = page.shape, rotation
+    return [
+        PageLine(turn_back(box, *turn), image, turn_places_back(outline, *turn), turn_places_back(baseline, *turn))
+        for box, image, outline, baseline in lines
+    ]
 
 
-def crop_line(picture: np.ndarray) -> PageLine | None:
-    """Cut the writing out of a picture (H, W) of one line that has a margin or rulings, is tilted or taller than wide.
+def turn_back(box: Box, shape: tuple[int, int], rotation: int) -> Box:
+    """Where a box was before its picture was turned clockwise and got this shape (H, W).
 
-    None for a tight cut, which is best read as it is, and where no line is found or several on a tall picture.
+    >>> turn_back((0, 10, 50, 20), (300, 200), 90)
+    (10, 150, 20, 50)
     """
-    baselines = find_baselines(picture)
-    level = level_ink(picture, baselines) if baselines else None
-    lines = [] if level is None or is_tight(level) else cut_lines(level)
-    several = picture.shape[0] > picture.shape[1] and len(lines) > 1
-    return None if several else max(lines, key=lambda line: line.image.size, default=None)
+    x, y, width, height = box
+    return box_around(turn_places_back(np.array([(x, y), (x + width, y + height)]), shape, rotation))
+
+
+def turn_places_back(places: np.ndarray, shape: tuple[int, int], rotation: int) -> np.ndarray:
+    """Where places (..., 2) were before their picture was turned clockwise and got this shape (H, W)."""
+    for _ in range(rotation // 90):
+        places, shape = np.stack([places[..., 1], shape[1] - places[..., 0]], axis=-1), shape[::-1]
+    return places
 
 
 def is_tight(level: Level) -> bool:
@@ -72,23 +97,21 @@ def is_tight(level: Level) -> bool:
 
 
 def cut_lines(level: Level) -> list[PageLine]:
-    """The lines of levelled ink, in the order of its baselines."""
-    owner = assign_ink(level)
-    masks = ((owner == k, line) for k, line in enumerate(level.lines, 1))
-    lines = [cut(level, mask, line) for mask, line in masks if is_written(mask, line.x_height, level.stroke)]
-    return [line for line in lines if line.image.shape[1] <= LONGEST * line.image.shape[0]]  # a ruling, not a line
+    """The lines of levelled ink, in the order of its baselines; a stray dot or dash is none, nor is a ruling."""
+    owner, lines = assign_ink(level), []
+    for k, line in enumerate(level.lines, 1):
+        mask = owner == k
+        rows = np.flatnonzero(mask.any(axis=1))
+        enough = np.count_nonzero(mask) >= 1.2 * line.x_height * level.stroke
+        if rows.size and np.ptp(rows) >= 0.6 * line.x_height and enough:
+            lines.append(cut(level, mask, line))
+    return [line for line in lines if line.image.shape[1] <= LONGEST * line.image.shape[0]]
 
 
-def is_written(mask: np.ndarray, x_height: float, stroke: float) -> bool:
-    """Whether this ink is enough for a letter: a stray dot or dash is not."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    return len(rows) > 0 and np.ptp(rows) >= 0.6 * x_height and np.count_nonzero(mask) >= 1.2 * x_height * stroke
-
-
-def smooth(line: Baseline) -> Polynomial:
-    """The polynomial through a baseline, the longer the freer: of degree 5 at the most."""
+def rows_at(line: Baseline, columns: np.ndarray) -> np.ndarray:
+    """The rows of a baseline's polynomial, of degree 5 at most, the longer the freer; level beyond its ends."""
     degree = int(np.searchsorted((6, 16, 28, 40, 50), np.ptp(line.xs) / line.x_height))
-    return Polynomial.fit(line.xs, line.ys, degree)
+    return Polynomial.fit(line.xs, line.ys, degree)(np.clip(columns, line.xs[0], line.xs[-1]))
 
 
 def assign_ink(level: Level) -> np.ndarray:
@@ -99,7 +122,7 @@ def assign_ink(level: Level) -> np.ndarray:
     votes, away = (np.full((count, len(level.lines)), start) for start in (0.0, np.inf))
     heights = np.empty((len(level.lines), len(xs)), np.float32)  # x-heights above each baseline
     for k, line in enumerate(level.lines):
-        heights[k] = (smooth(line)(np.clip(xs, line.xs[0], line.xs[-1])) - ys) / line.x_height
+        heights[k] = (rows_at(line, xs) - ys) / line.x_height
         aside = np.maximum(line.xs[0] - xs, xs - line.xs[-1]).clip(0) / line.x_height
         heights[k, (aside > BEYOND) | (heights[k] > ABOVE) | (heights[k] < -BELOW)] = np.nan
         near = aside <= BESIDE
@@ -116,11 +139,12 @@ def assign_ink(level: Level) -> np.ndarray:
         left, top, width, height, _ = stats[piece]
         part = slice(top, top + height), slice(left, left + width)
         mask, seeds = labels[part] == piece, np.zeros((height, width), np.uint16)
-        own = np.flatnonzero(pieces == piece)
         for k in np.flatnonzero(written[piece]):
-            core = own[np.abs(heights[k, own] - 0.5) < 0.5]
+            core = (pieces == piece) & (np.abs(heights[k] - 0.5) < 0.5)
             seeds[ys[core] - top, xs[core] - left] = k + 1
-        owner[part][mask] = spread(seeds, mask)[mask]
+        while (free := mask & (seeds == 0)).any():  # they spread evenly over the piece
+            seeds[free] = cv2.dilate(seeds, SQUARE)[free]
+        owner[part][mask] = seeds[mask]
     beyond = np.isnan(heights[owner[ys, xs].astype(int) - 1, np.arange(len(xs))])  # a frame, a stroke of another line
     owner[ys[beyond], xs[beyond]] = 0
     return owner
@@ -129,32 +153,101 @@ def assign_ink(level: Level) -> np.ndarray:
 def cut(level: Level, mask: np.ndarray, line: Baseline) -> PageLine:
     """Box and levelled crop of one line: the mask is its ink."""
     ys, xs = np.nonzero(mask)
-    curve = smooth(line)
-
-    def at(columns: np.ndarray) -> np.ndarray:  # level beyond its ends
-        return curve(np.clip(columns, line.xs[0], line.xs[-1]))
-
-    height, margin = ys - at(xs), line.x_height / 5  # rows from the baseline
+    height, margin = ys - rows_at(line, xs), line.x_height / 5  # rows from the baseline
     rows = np.arange(height.min() - margin, height.max() + margin + 1, level.scale)
     left, tall = xs.min() - margin, len(rows) * level.scale
     columns = np.arange(left, max(xs.max() + margin + 1, left + tall), level.scale)  # a lone "I" is a line, too
     across = np.broadcast_to(columns, (len(rows), len(columns))).astype(np.float32)
-    down = (at(columns) + rows[:, None]).astype(np.float32)
+    down = (rows_at(line, columns) + rows[:, None]).astype(np.float32)
     place = [(row[0] * across + row[1] * down + row[2]).astype(np.float32) for row in level.back]
     fine = [(at + 0.5) / level.scale - 0.5 for at in place]
     image = cv2.remap(level.page, *fine, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     behind = cv2.remap(level.paper, *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    top, bottom = max(0, int(down.min()) - 3), int(down.max()) + 4
-    mask = mask[top:bottom].astype(np.uint8)
-    foreign = cv2.dilate(level.hidden[top:bottom] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
-    foreign = cv2.remap(foreign * 255, across, down - top, cv2.INTER_LINEAR)
+    part = slice(max(0, int(down.min()) - 3), int(down.max()) + 4)
+    mask = mask[part].astype(np.uint8)
+    foreign = cv2.dilate(level.hidden[part] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
+    foreign = cv2.remap(foreign * 255, across, down - part.start, cv2.INTER_LINEAR)
     along = np.linspace(columns[0], columns[-1] + level.scale, 17)  # enough places to follow a curved line
-    upper, lower, baseline = (
-        level.on_page(along - level.scale / 2, at(along) + row - level.scale / 2).clip(0, level.page.shape[::-1])
+    *outline, baseline = (
+        level.on_page(along - level.scale / 2, rows_at(line, along) + row - level.scale / 2)
         for row in (rows[0], rows[-1] + level.scale, baseline_row(height))
     )
-    places = level.on_page(xs, ys)
-    low = np.floor(places.min(axis=0) - 0.5 / level.scale).clip(0).astype(int)
-    high = np.ceil(places.max(axis=0) + 0.5 / level.scale).clip(max=level.page.shape[::-1]).astype(int)
-    box = (*low.tolist(), *(high - low).tolist())
-    return PageLine(box, np.where(foreign > 127, behind, image), np.stack([upper, lower]), baseline)
+    places, half = level.on_page(xs, ys), 0.5 / level.scale
+    box = box_around(np.concatenate([places - half, places + half]).clip(0, level.page.shape[::-1]))
+    return PageLine(box, np.where(foreign > 127, behind, image), np.stack(outline), baseline)
+
+
+def box_around(places: np.ndarray) -> Box:
+    """The smallest box of whole pixels around places (N, 2)."""
+    low, high = np.floor(places.min(axis=0)).astype(int), np.ceil(places.max(axis=0)).astype(int)
+    return (*low.tolist(), *(high - low).clip(1).tolist())
+
+
+def bounding_box(boxes: list[Box]) -> Box:
+    """The smallest box around some."""
+    return box_around(np.array([corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]))
+
+
+def place_reading(reading: Reading, line: PageLine, pixels: np.ndarray, rotation: int) -> Reading:
+    """The reading of a line, prepared as uint8 (128, W), with all its places on the page, turned so to be read."""
+    baseline, rows = line.baseline, np.nonzero(pixels < INK)[0]
+    if not len(baseline):
+        share = baseline_row(rows) / len(pixels) if rows.size else 0.75
+        baseline = line.outline[0] + share * (line.outline[1] - line.outline[0])
+    outline = np.concatenate([line.outline[0], line.outline[1, ::-1]])
+    baseline, outline = (tuple(map(tuple, at.round().astype(int).tolist())) for at in (baseline, outline))
+    characters = place_characters(reading.characters, pixels, line.outline)
+    return dataclasses.replace(
+        reading, characters=characters, box=line.box, rotation=rotation, baseline=baseline, outline=outline
+    )
+
+
+def place_characters(
+    characters: tuple[Character, ...], pixels: np.ndarray, outline: np.ndarray
+) -> tuple[Character, ...]:
+    """The characters of a prepared line, uint8 (128, W), each with the box of its ink on the page.
+
+    A letter takes the ink in its columns, for it may hang together with its neighbours; a mark such as a comma takes
+    the last pieces that lie mostly in its columns or in those of the space before it, since CTC often sees it late.
+    """
+    if not characters:
+        return ()
+    ink, placed, first = (pixels < INK).astype(np.uint8), [], 0
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(ink)
+    left, size = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_AREA]
+    along = np.linspace(0, 1, outline.shape[1])
+    for character, (begin, end) in zip(characters, cut_columns(characters, ink), strict=True):
+        x, y, width, height = cv2.boundingRect(ink[:, begin:end])
+        x += begin
+        if not (character.text.isalnum() or character.text.isspace()):
+            own = 2 * np.bincount(pieces[:, first:end].ravel(), minlength=len(size)) > size
+            own[0] = False  # the paper
+            if own.any():
+                last = own & (left > left[own].max() - APART)
+                x, y, width, height = cv2.boundingRect(last[pieces].astype(np.uint8))
+        if height == 0:  # a space
+            x, y, width, height = begin, 0, end - begin, len(ink)
+        first = begin if character.text.isspace() else end
+        across, (high, low) = np.array([x, x + width]) / ink.shape[1], np.array([y, y + height]) / len(ink)
+        upper, lower = (np.stack([np.interp(across, along, at) for at in edge.T], axis=1) for edge in outline)
+        corners = np.concatenate([upper + (lower - upper) * share for share in (high, low)])
+        placed.append(dataclasses.replace(character, box=box_around(corners)))
+    return tuple(placed)
+
+
+def cut_columns(characters: tuple[Character, ...], ink: np.ndarray) -> list[tuple[int, int]]:
+    """The columns of a prepared line, its ink 0 or 1 (128, W), that belong to each character.
+
+    CTC finds a character somewhere in its letter, so its own frames are less than the letter. Between two, the cut is
+    where the least ink is; of several such columns, the one nearest to half of the way.
+    """
+    width, amount = ink.shape[1], ink.sum(axis=0)
+    spans = [character.columns for character in characters]
+    middles = [(begin + end) // 2 for begin, end in spans]
+    pitch = float(np.median(np.diff(middles) if len(spans) > 1 else np.ptp(spans)))
+    cuts = [max(0, spans[0][0] - pitch)]
+    for k, (left, right) in enumerate(itertools.pairwise(spans)):
+        between = range(middles[k], min(max(middles[k + 1], middles[k] + 1), width))
+        cuts.append(min(between, key=lambda x: (amount[x], abs(x - (left[1] + right[0]) / 2))))
+    cuts = [round(cut) for cut in [*cuts, min(width, spans[-1][1] + pitch)]]
+    return [(begin, max(end, begin + 1)) for begin, end in itertools.pairwise(cuts)]

@@ -34,11 +34,9 @@ class LineMapper(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.down = nn.ModuleList(
-            _block(inputs, outputs, STRIDE if inputs == 1 else 1)
-            for inputs, outputs in zip((1, *CHANNELS), CHANNELS, strict=False)
-        )
-        self.up = nn.ModuleList(_block(below + beside, beside) for beside, below in itertools.pairwise(CHANNELS))
+        pairs = list(itertools.pairwise(CHANNELS))
+        self.down = nn.ModuleList([_block(1, CHANNELS[0], STRIDE), *(_block(*pair) for pair in pairs)])
+        self.up = nn.ModuleList(_block(beside + below, beside) for beside, below in pairs)
         self.head = nn.Conv2d(CHANNELS[0], len(NAMES), 1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -54,17 +52,12 @@ class LineMapper(nn.Module):
 
 
 class Maps(NamedTuple):
-    """The probabilities of a picture's pixels to lie on a baseline, an upper edge, an end of a line.
+    """The probabilities of a picture's pixels to lie on a baseline, an upper edge, an end of a line."""
 
-    Arguments:
-        baseline, upper, end: float32 (H, W), 0 to 1.
-        scale: pixels of a map for a pixel of the picture.
-    """
-
-    baseline: np.ndarray
+    baseline: np.ndarray  # float32 (H, W), 0 to 1, as the two below
     upper: np.ndarray
     end: np.ndarray
-    scale: float
+    scale: float  # pixels of a map for a pixel of the picture
 
 
 def normalise(grey: np.ndarray) -> np.ndarray:
@@ -77,9 +70,9 @@ def normalise(grey: np.ndarray) -> np.ndarray:
 @functools.cache
 def embedded_mapper() -> LineMapper:
     """The embedded network, on the CPU."""
-    network = LineMapper().eval()
-    network.load_state_dict({name: part.float() for name, part in load_file(WEIGHTS / "lines.safetensors").items()})
-    return network
+    network = LineMapper()
+    network.load_state_dict(load_file(WEIGHTS / "lines.safetensors"))
+    return network.eval()
 
 
 @torch.inference_mode()

@@ -12,8 +12,7 @@ from hwrlib import SAMPLE
 from hwrlib.ctc import Character, Reading
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page
-from hwrlib.page.lines import PageLine, crop_line, find_lines
-from hwrlib.page.places import place_characters, place_reading
+from hwrlib.page.lines import PageLine, find_lines, place_characters, place_reading
 
 PAGE = load_page(SAMPLE / "page.png")
 BOXES = [line["box"] for line in json.loads((SAMPLE / "page.json").read_text())["lines"]]
@@ -185,18 +184,19 @@ PAPERS += [lambda line, steps=steps: ruled(with_margin(line), *steps, 0.65) for 
 
 
 def test_a_line_is_cropped_to_its_writing_where_it_is_not_tight():
-    assert crop_line(LINE) is None and crop_line(np.full((128, 900), 230, np.uint8)) is None
+    for whole in (LINE, np.full((128, 900), 230, np.uint8), PAGE.copy()):  # tight, blank, a page
+        (line,) = find_lines(whole, "line")
+        assert np.array_equal(line.image, whole)
     rows, columns = np.nonzero(LINE < 128)
     for paper in PAPERS:
-        shape = crop_line(paper(LINE)).image.shape
-        assert shape == pytest.approx((np.ptp(rows), np.ptp(columns)), abs=0.3 * np.ptp(rows))
-    crop = crop_line(written({(20, 100): "b"}, height=130, width=90, size=3)).image
-    assert crop.shape[0] <= crop.shape[1]  # a lone tall letter is a line, too
-    assert crop_line(PAGE.copy()) is None  # a page is none
+        (line,) = find_lines(paper(LINE), "line")
+        assert line.image.shape == pytest.approx((np.ptp(rows), np.ptp(columns)), abs=0.3 * np.ptp(rows))
+    (line,) = find_lines(written({(20, 100): "b"}, height=130, width=90, size=3), "line")
+    assert line.image.shape[0] <= line.image.shape[1]  # a lone tall letter is a line, too
 
 
 def test_a_mark_takes_its_own_ink_and_a_letter_what_is_in_its_columns():
-    pixels, line = np.full((128, 200), 255, np.uint8), PageLine((0, 0, 100, 64), np.zeros((64, 100), np.uint8))
+    pixels, line = np.full((128, 200), 255, np.uint8), PageLine.whole(np.zeros((64, 100), np.uint8))
     pixels[20:90, 10:60] = 0  # two letters that hang together
     pixels[80:100, 66:72] = 0  # a comma, which CTC saw behind its own ink, as it saw the space before it
     spans = (("a", 4, 5), ("b", 11, 12), (" ", 16, 17), (",", 20, 21))
