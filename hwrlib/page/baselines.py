@@ -15,6 +15,7 @@ from hwrlib.page.maps import Maps, map_lines
 FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
 FINEST, SCALES = 1152, (768, 448, 256, 160, 96)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
+BARE = 8  # x-heights of bare paper that no line bridges
 
 
 class Baseline(NamedTuple):
@@ -38,28 +39,49 @@ class Baseline(NamedTuple):
 
 def find_baselines(page: np.ndarray) -> list[Baseline]:
     """The baselines of an upright page, uint8 (H, W), in reading order."""
-    return in_reading_order(trace(see(page)))
+    return in_reading_order([part for line in trace(see(page)) for part in split_at_gaps(line, page)])
 
 
 def see(page: np.ndarray) -> Maps:
-    """The maps of a page on the scale on which most is found, and surely: large letters are best seen small."""
-    maps = [map_lines(page, longest) for longest in SCALES]
-    lines = trace(maps[0])
+    """The maps of a page on the scale on which most is found, and surely: large letters are best seen small.
+
+    Where three scales show one line alone, it is one: on a finer one, the bar of a large "t" can look like a second.
+    """
+    looks = [(maps, trace(maps)) for maps in (map_lines(page, longest) for longest in SCALES)]
+    maps, lines = looks[0]
     height = weighted_median([line.x_height for line in lines], [np.ptp(line.xs) for line in lines])
-    if 0 < 2 * maps[0].scale * height < SMALL:
-        maps.append(map_lines(page, FINEST))
-    return max(maps, key=amount)
+    if 0 < 2 * maps.scale * height < SMALL:
+        maps = map_lines(page, FINEST)
+        looks.append((maps, trace(maps)))
+    most = max(amount(lines) for _, lines in looks)
+    alone = [look for look in looks if len(look[1]) == 1 and amount(look[1]) > 0.6 * most]
+    return max(alone if len(alone) > 2 else looks, key=lambda look: amount(look[1]))[0]
 
 
-def amount(maps: Maps) -> float:
+def amount(lines: list[Baseline]) -> float:
     """How much is found: the length of all baselines in pixels of the page, the less sure of them counting less."""
-    return sum(np.ptp(line.xs) * line.probability**2 for line in trace(maps))
+    return sum(np.ptp(line.xs) * line.probability**2 for line in lines)
 
 
 def is_sideways(page: np.ndarray) -> bool:
     """Whether much more is found on a small copy of the page when it is laid on its side."""
-    turned = np.ascontiguousarray(np.rot90(page))
-    return amount(map_lines(turned, SCALES[1])) > 2 * amount(map_lines(page, SCALES[1]))
+    upright, turned = (amount(trace(map_lines(np.ascontiguousarray(np.rot90(page, k)), SCALES[1]))) for k in (0, 1))
+    return turned > 2 * upright
+
+
+def split_at_gaps(line: Baseline, page: np.ndarray) -> list[Baseline]:
+    """The line in parts, where it bridges bare paper, as between two columns that the network saw on a small copy."""
+    columns = np.arange(max(0, int(line.xs[0])), min(page.shape[1], int(line.xs[-1]) + 1))
+    rows = line.at(columns) - np.linspace(-0.3, 1.3, 24)[:, None] * line.x_height  # of its small letters
+    across = np.tile(columns, (len(rows), 1)).astype(np.float32)
+    strip = cv2.remap(page, across, rows.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    contrast = np.abs(strip - np.median(strip)).max(axis=0)
+    inked = columns[contrast > 0.5 * np.quantile(contrast, 0.9)]
+    parts = np.split(inked, np.flatnonzero(np.diff(inked) > BARE * line.x_height) + 1)
+    if len(parts) == 1:
+        return [line]
+    inside = [(line.xs >= part[0]) & (line.xs <= part[-1]) for part in parts]
+    return [line._replace(xs=line.xs[own], ys=line.ys[own]) for own in inside if own.sum() > 1]
 
 
 def weighted_median(values: list[float], weights: list[float]) -> float:
