@@ -141,7 +141,11 @@ def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # unsigned 32 bits are opened as signed
         grey = _to_bytes(np.asarray(image).view(np.uint32) if image.mode == "I" else np.asarray(image), name)
     elif image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        grey = _on_white(image.convert("RGBA"))
+        rgba = image.convert("RGBA")
+        ink, alpha = rgba.convert("L"), rgba.getchannel("A")
+        if np.mean(alpha) < 128 < ImageStat.Stat(ink, alpha).mean[0]:  # white ink on nothing, which dark themes make
+            ink = ImageOps.invert(ink)
+        grey = np.asarray(Image.composite(ink, Image.new("L", image.size, 255), alpha))
     else:
         grey = np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
     dots = resolution(image)
@@ -154,16 +158,6 @@ def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
         upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
         upright = ImageOps.exif_transpose(upright)
     return np.asarray(upright)
-
-
-def _on_white(image: Image.Image) -> np.ndarray:
-    """Grey levels of an RGBA image on white paper; white ink on nothing, which dark themes make, is turned black."""
-    ink, alpha = image.convert("L"), image.getchannel("A")
-    if np.mean(alpha) < 128 < ImageStat.Stat(ink, alpha).mean[0]:
-        ink = ImageOps.invert(ink)
-    paper = Image.new("L", image.size, 255)
-    paper.paste(ink, mask=alpha)
-    return np.asarray(paper)
 
 
 def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
