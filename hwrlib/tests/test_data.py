@@ -148,10 +148,7 @@ def test_all_rows_without_text_or_image_are_named_or_left_out_and_damaged_images
     for path in (None, "gone.png", str(tmp_path / "a.png"), "https://example.com/a.png"):  # none is looked for
         wrong.append({"image": {"bytes": None, "path": path}, "text": "two"})
     path = parquet(tmp_path / "x.parquet", [row("one"), *wrong, row("three")])
-    with pytest.raises(DataError) as refused:
-        load_lines("train", path)
-    for number in range(1, 9):
-        assert f"{path}, row {number}: " in str(refused.value)
+    refused(path, "(?s)" + ".*".join(rf"{path}, row {number}: " for number in range(1, 9)))
     kept = load_lines("train", path, skip_bad=True)
     assert kept["origin"][:] == [f"{path}, row 0", f"{path}, row 9"]
     assert capsys.readouterr().err.count("left out: ") == 8
