@@ -5,15 +5,16 @@ import argparse
 import dataclasses
 import datetime
 import functools
-import importlib
 import json
 import os
 import sys
 import typing
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from hwrlib import SAMPLE, WEIGHTS
+from hwrlib.app.server import app
 from hwrlib.archive import FORMATS
 from hwrlib.files import FAILURES, BadRows
 from hwrlib.settings import PRESETS, Settings
@@ -26,8 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # as a window or a service closes it
     try:
-        module = importlib.import_module("hwrlib.app.server") if options.command == "app" else sys.modules[__name__]
-        return getattr(module, options.command)(options)
+        return options.run(options)
     except BrokenPipeError:  # whoever read the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return 141
@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except FAILURES as error:
         complain(error)
-        if isinstance(error, BadRows) and options.command == "train":
+        if isinstance(error, BadRows) and options.run is train:
             complain("--skip-bad-rows trains on the others")
         return 1
 
 
 def read(options: argparse.Namespace) -> int:
-    """Print the text of lines and pages, line by line; go on after one that cannot be read, and say so at the end."""
+    """Read images of handwritten lines or pages and print their text, line by line; go on after a broken one."""
     from hwrlib.archive.formats import render, write_page
     from hwrlib.archive.sources import iter_pages
     from hwrlib.images import MOST_BYTES
@@ -49,7 +49,7 @@ def read(options: argparse.Namespace) -> int:
 
     files, failed = _files(options), False
     recognizer = load_recognizer(options.weights, options.decoder, options.precision)
-    in_columns = options.format == "text" and (len(options.images) > 1 or any(map(os.path.isdir, options.images)))
+    many = len(options.images) > 1 or any(map(os.path.isdir, options.images))
     for file, name in files:
         for page in iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name):
             try:
@@ -59,10 +59,8 @@ def read(options: argparse.Namespace) -> int:
                 if options.output:
                     shown = f"{_plain(str(write_page(page, options.format, options.output)))}\n".encode()
                 else:
-                    shown = render(page, options.format)
-                    if in_columns:
-                        begin = f"{_plain(page.name)}\t".encode()
-                        shown = b"".join(begin + row for row in shown.splitlines(keepends=True))
+                    begin = f"{_plain(page.name)}\t".encode() if many and options.format == "text" else b""
+                    shown = b"".join(begin + row for row in render(page, options.format).splitlines(keepends=True))
             except FAILURES as error:
                 failed = True
                 complain(error, page.name)
@@ -89,8 +87,8 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     found, output = [], options.output
     for given in options.images:
         home = given if os.path.isdir(given) else os.path.dirname(given)
-        names = {file: os.path.relpath(file, home) if output else file for file in find_files(given, output)}
-        found += [(file, readable_name(name)) for file, name in names.items()]
+        for file in find_files(given, output):
+            found.append((file, readable_name(os.path.relpath(file, home) if output else file)))
     ((name, count),) = Counter(name for _, name in found).most_common(1)
     if output and count > 1:
         raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
@@ -100,7 +98,7 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def archive(options: argparse.Namespace) -> int:
-    """Read an archive into parquet files and others; go on where a run was cut off."""
+    """Read many pages on many cores or machines (Ray Data); run it again to go on after a stop."""
     from hwrlib.archive.bulk import read_archive, show_progress
     from hwrlib.archive.sources import find_items
     from hwrlib.model import weights_version
@@ -117,7 +115,7 @@ def archive(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the network as an ONNX file."""
+    """Write the network as an ONNX file: log-probabilities for one line of any width."""
     from hwrlib.model import CRNN, export_onnx
 
     export_onnx(CRNN.from_pretrained(options.weights), options.output)
@@ -125,7 +123,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a network; the folder then holds its weights and history."""
+    """Train the network, or go on with a training; stop it with Ctrl-C at any time."""
     from hwrlib.data import load_lines, training_lines
     from hwrlib.model import CRNN
     from hwrlib.training import make_trainer, new_model
@@ -151,7 +149,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Print CER and WER with 95 % intervals, and write the report and the predictions where asked."""
+    """Measure CER and WER, with their intervals, on the lines of a data set."""
     from hwrlib.data import load_lines
     from hwrlib.metrics import per_line, report
     from hwrlib.model import weights_version
@@ -205,15 +203,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
 
-    def add(command: str, about: str):
-        return commands.add_parser(command, help=about, description=about).add_argument
+    def add(run: Callable):
+        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        return command.add_argument
 
-    one = add("read", "Read images of handwritten lines or pages and print their text, line by line.")
+    one, two, three, four, five, six = map(add, (read, train, evaluate, app, archive, export))
     one("images", nargs="*", metavar="IMAGE", help='files (images, TIFF, PDF), folders, or "-" for standard input')
     one("--as", dest="kind", choices=["line", "page"], help="what each image is (default: decided by its look)")
     one("--format", choices=FORMATS, default="text", help="format of the output (default: %(default)s)")
     one("--output", type=Path, metavar="FOLDER", help="write one file for each page here, and print their names")
-    two = add("train", "Train the network, or go on with a training; stop it with Ctrl-C at any time.")
     two("--output", type=Path, required=True, help="folder of the run, for its weights (best/), history and state")
     two("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
     two("--repeat", type=int, default=1, metavar="N", help="use each line of --data N times in an epoch")
@@ -229,24 +228,20 @@ def _parser() -> argparse.ArgumentParser:
         words = [word for part in parts for word in typing.get_args(part) or [part] if isinstance(word, str)]
         kind = {"choices": words} if words else {"action": "store_true"} if bool in parts else {"type": parts[0]}
         two(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=f"recipe: {field.default}", **kind)
-    three = add("evaluate", "Measure CER and WER on the lines of a data set.")
     three("--data", default="iam", help='"iam" (from the Hugging Face Hub), "sample", or a folder')
     three("--split", default="validation")
     three("--report", type=Path, metavar="FILE", help="write counts, rates and confusions (JSON, no text)")
     three("--predictions", type=Path, metavar="FILE", help="write each line's reading (.csv or .parquet)")
-    four = add("app", "Open the app in the browser: a drawing pad, pictures, corrections.")
     four("--port", type=int, default=8866)
     four("--host", default="127.0.0.1", help="0.0.0.0 for all; beyond this machine a token is asked for")
     four("--visitors", type=int, default=8, metavar="N", help="at once; each takes about 0.5 GB of memory (default: 8)")
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
     four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
-    five = add("archive", "Read many pages on many cores or machines (Ray Data); run it again to go on after a stop.")
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
     five("output", type=Path, help="folder of the result: parquet files with one row for each page")
     five("--format", action="append", choices=FORMATS, default=[], help="also write this format; may be repeated")
     five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
-    six = add("export", "Write the network as an ONNX file: log-probabilities for one line of any width.")
     six("output", type=Path, metavar="MODEL.onnx")
     for command in (one, three, four, five, six):
         command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")

@@ -25,10 +25,10 @@ class Alphabet:
     characters: str
 
     def __post_init__(self):
-        if not isinstance(self.characters, str) or not 0 < len(self) == len(set(self.characters)):
-            raise AlphabetError(f"an alphabet is a string of characters, each once; this is {self.characters!r}")
-        if any(unicodedata.category(c) in ("Cc", "Cs") for c in self.characters):
-            raise AlphabetError(f"an alphabet has no control characters or surrogates; this is {self.characters!r}")
+        unique = isinstance(self.characters, str) and 0 < len(self) == len(set(self.characters))
+        if not unique or any(unicodedata.category(c) in ("Cc", "Cs") for c in self.characters):
+            what = "a string of characters, each once, none of them a control character or half of one (a surrogate)"
+            raise AlphabetError(f"an alphabet is {what}; this is {self.characters!r}")
 
     @property
     def classes(self) -> int:

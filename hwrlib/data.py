@@ -28,9 +28,7 @@ class LineImage(datasets.Image):
 
 
 def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool = False) -> datasets.Dataset:
-    """Load the lines of one split: ``image`` (PIL, grey, decoded when asked for), ``text``, and its ``origin``.
-
-    Other columns of text or numbers come with them.
+    """The lines of a split: ``image`` (PIL, grey, decoded when asked for), ``text``, ``origin``, other text, numbers.
 
     Arguments:
         split: "train", "validation" or "test"; any split name where the source is a path.

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, ImageStat
+from PIL import ExifTags, Image, ImageOps, ImageSequence, ImageStat
 
 HEIGHT = 128
 LONGEST = 100  # times the height: no handwritten line comes near it
@@ -65,24 +65,26 @@ def load_page(image, name: str | None = None) -> np.ndarray:
 
 def load_pages(image, name: str | None = None) -> Iterator[np.ndarray]:
     """Each page of a TIFF of several as :func:`load_page` gives one; an ImageError comes when the page's turn does."""
-    name = name or name_of(image)
+    called = name = name or name_of(image)
     if isinstance(image, str | Path):
         image = read_file(Path(image))
-    with _decoding(name):
+    try:
         if isinstance(image, bytes | bytearray):
             image = Image.open(io.BytesIO(image), formats=FORMATS)
             image.draft("L", image.size)  # of a JPEG, the grey alone is decoded: a third of the memory
-        yield _grey(image, name) if isinstance(image, Image.Image) else _grey_of_array(image, name)
-    for number in itertools.count(2) if getattr(image, "format", None) == "TIFF" else ():
-        with _decoding(f"{name}, page {number},"):
-            try:
-                image.seek(number - 1)
-            except EOFError:
-                return
+        is_tiff = getattr(image, "format", None) == "TIFF"
+        for number, page in enumerate(ImageSequence.Iterator(image) if is_tiff else [image], start=1):
             if number > MOST_PAGES:
                 raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; cut it up")
-            if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1 marks a smaller copy of another page, 4 a mask
-                yield _grey(image, f"{name}, page {number},")
+            if number == 1 or not page.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1: a small copy of a page, 4: a mask
+                yield _grey(page, called)
+            called = f"{name}, page {number + 1}"
+    except ImageError:
+        raise
+    except Exception as error:  # each decoder has its own (struct.error, MemoryError ...): no list of them is whole
+        why = "empty, cut off, damaged, far too large or of another kind (PDF, PostScript, SVG, HEIC ...)"
+        what = f"this is no image that can be read ({type(error).__name__}): it is {why}; save it as PNG or JPEG"
+        raise ImageError(f"{called}: {what}") from error
 
 
 def read_file(path: Path) -> bytes:
@@ -119,21 +121,16 @@ def check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> N
         raise ImageError(f"{name} has far too many pixels, or none: {width} x {height}; scale it to {few}")
 
 
-@contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    """Whatever a decoder raises becomes an ImageError that names the file."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:  # each decoder has its own (struct.error, MemoryError ...): no list of them is whole
-        why = "empty, cut off, damaged, far too large or of another kind (PDF, PostScript, SVG, HEIC ...)"
-        raise ImageError(
-            f"{name}: this is no image that can be read ({type(error).__name__}): it is {why}; save it as PNG or JPEG"
-        ) from error
-
-
-def _grey(image: Image.Image, name: str) -> np.ndarray:
+def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
+    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+        check_size(image.shape[1], image.shape[0], name)
+        image = image if image.dtype == np.uint8 else _to_bytes(image, name)
+        image = image[:, :, 0] if image.shape[2:] == (1,) else image
+        if image.ndim == 2:
+            return image
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ImageError(f"{name} is no image: give a path, bytes, a PIL image or an array (H, W) or (H, W, 1 to 4)")
     if image.format == "EPS":  # to load it is to run it
         raise ImageError(f"{name} is a PostScript program: export it as PNG")
     # Known from the header, before anything is decoded. WebP's decoder holds the picture four times over.
@@ -144,7 +141,11 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # unsigned 32 bits are opened as signed
         grey = _to_bytes(np.asarray(image).view(np.uint32) if image.mode == "I" else np.asarray(image), name)
     elif image.mode in ("LA", "RGBA", "RGBa", "PA") or "transparency" in image.info:
-        grey = _on_white(image.convert("RGBA"))
+        rgba = image.convert("RGBA")
+        ink, alpha = rgba.convert("L"), rgba.getchannel("A")
+        if np.mean(alpha) < 128 < ImageStat.Stat(ink, alpha).mean[0]:  # white ink on nothing, which dark themes make
+            ink = ImageOps.invert(ink)
+        grey = np.asarray(Image.composite(ink, Image.new("L", image.size, 255), alpha))
     else:
         grey = np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
     dots = resolution(image)
@@ -153,29 +154,10 @@ def _grey(image: Image.Image, name: str) -> np.ndarray:
         check_size(*size, name)
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC)
     upright = Image.fromarray(grey)
-    with contextlib.suppress(Exception):  # broken EXIF data spoil no good picture
-        upright.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+    with contextlib.suppress(Exception):  # broken EXIF data, or none, spoil no good picture
+        upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
         upright = ImageOps.exif_transpose(upright)
     return np.asarray(upright)
-
-
-def _on_white(image: Image.Image) -> np.ndarray:
-    """Grey levels of an RGBA image on white paper; white ink on nothing, which dark themes make, is turned black."""
-    ink, alpha = image.convert("L"), image.getchannel("A")
-    if np.mean(alpha) < 128 < ImageStat.Stat(ink, alpha).mean[0]:
-        ink = ImageOps.invert(ink)
-    paper = Image.new("L", image.size, 255)
-    paper.paste(ink, mask=alpha)
-    return np.asarray(paper)
-
-
-def _grey_of_array(array: np.ndarray, name: str) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
-        raise ImageError(f"{name} is no image: give a path, bytes, a PIL image or an array (H, W) or (H, W, 1 to 4)")
-    check_size(array.shape[1], array.shape[0], name)
-    array = array if array.dtype == np.uint8 else _to_bytes(array, name)
-    array = array[:, :, 0] if array.shape[2:] == (1,) else array
-    return array if array.ndim == 2 else _grey(Image.fromarray(array), name)
 
 
 def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Error rates of readings, with intervals, alignments and confusions: what is wrong, how often, how surely (chapter 6).
 
 Texts are compared as they are, spaces and case included, after Unicode NFC on both sides ("é" is one character
-however it was typed). References and predictions are lists of texts, one for each line. Rates are micro-averaged: all
-errors over all reference characters (or words). They can exceed 1; an empty reference adds insertions and no length.
+however it was typed). Rates are micro-averaged: all errors over all reference characters (or words). They can exceed 1;
+an empty reference adds insertions and no length.
 """
 
 import re
@@ -14,19 +14,20 @@ import jiwer
 import numpy as np
 import pandas as pd
 
+Texts = Sequence[str]  # one for each line
 SAMPLES, SEED, QUANTILES = 1000, 0, [0.025, 0.975]  # of every bootstrap
 # jiwer's own transforms strip and collapse spaces; these two only split.
 UNITS = {"character": jiwer.ReduceToListOfListOfChars(), "word": jiwer.ReduceToListOfListOfWords()}
 
 
-def _pair(references: Sequence[str], predictions: Sequence[str]) -> list[list[str]]:
+def _pair(references: Texts, predictions: Texts) -> list[list[str]]:
     if isinstance(references, str) or isinstance(predictions, str) or not 0 < len(references) == len(predictions):
         counts = f"{len(references)} references, {len(predictions)} predictions"
         raise ValueError(f"{counts}: pass two lists with one text for each line, at least one.")
     return [[unicodedata.normalize("NFC", text) for text in texts] for texts in (references, predictions)]
 
 
-def _align(references: Sequence[str], predictions: Sequence[str], unit: str = "character") -> list[list[tuple]]:
+def _align(references: Texts, predictions: Texts, unit: str = "character") -> list[list[tuple]]:
     """Each line's alignment with the fewest errors, in steps (kind, reference, prediction) of one unit."""
     output, lines = jiwer.process_words(*_pair(references, predictions), UNITS[unit], UNITS[unit]), []
     for left, right, chunks in zip(output.references, output.hypotheses, output.alignments, strict=True):
@@ -37,7 +38,7 @@ def _align(references: Sequence[str], predictions: Sequence[str], unit: str = "c
     return lines
 
 
-def _count(references: Sequence[str], predictions: Sequence[str], unit: str) -> np.ndarray:
+def _count(references: Texts, predictions: Texts, unit: str) -> np.ndarray:
     """Errors and reference lengths (2, lines), in units."""
     lines = [[kind for kind, _, _ in steps] for steps in _align(references, predictions, unit)]
     return np.array([[len(kinds) - kinds.count(other) for kinds in lines] for other in ("equal", "insert")])
@@ -47,7 +48,7 @@ def _rate(errors: np.ndarray, lengths: np.ndarray) -> float:
     return float(errors.sum() / max(lengths.sum(), 1))  # what was read where nothing was written counts, as in jiwer
 
 
-def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
+def cer(references: Texts, predictions: Texts) -> float:
     """Character error rate: insertions, deletions and substitutions (Levenshtein, 1966) over reference characters.
 
     >>> [cer(["hello"], [text]) for text in ("helo", "hallo", "helloo", "hello")]  # helloo: 1/5, not 1/6
@@ -56,7 +57,7 @@ def cer(references: Sequence[str], predictions: Sequence[str]) -> float:
     return _rate(*_count(references, predictions, "character"))
 
 
-def wer(references: Sequence[str], predictions: Sequence[str]) -> float:
+def wer(references: Texts, predictions: Texts) -> float:
     """Word error rate: :func:`cer` counted in words, which are what stands between spaces."""
     return _rate(*_count(references, predictions, "word"))
 
@@ -88,7 +89,7 @@ def character_class(character: str) -> str:
     return next((name for name, test in tests.items() if test(character)), last)
 
 
-def edits(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+def edits(references: Texts, predictions: Texts) -> pd.DataFrame:
     """The alignments of all lines as one table, the ground of the analyses below: a row for each step.
 
     Its columns are line, kind, reference, prediction, class (of the reference character, or of the inserted one),
@@ -104,7 +105,7 @@ def edits(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame
     return table
 
 
-def per_line(references: Sequence[str], predictions: Sequence[str]) -> pd.DataFrame:
+def per_line(references: Texts, predictions: Texts) -> pd.DataFrame:
     """A row for each line: line, reference, prediction, errors, characters, word_errors, words, cer (maybe NaN)."""
     references, predictions = _pair(references, predictions)
     table = pd.DataFrame({"line": range(len(references)), "reference": references, "prediction": predictions})
@@ -157,7 +158,7 @@ def accuracy_by(table: pd.DataFrame, by: str) -> pd.DataFrame:
     return rates.assign(accuracy=1 - rates["accuracy"], low=1 - rates["high"], high=1 - rates["low"])
 
 
-def score(references: Sequence[str], predictions: Sequence[str]) -> dict[str, dict[str, float]]:
+def score(references: Texts, predictions: Texts) -> dict[str, dict[str, float]]:
     """``{"cer": ..., "wer": ...}``, each with rate, low and high (95 % interval, bootstrap over lines)."""
     result = {}
     for name, unit in (("cer", "character"), ("wer", "word")):
@@ -167,9 +168,7 @@ def score(references: Sequence[str], predictions: Sequence[str]) -> dict[str, di
     return result
 
 
-def compare(
-    references: Sequence[str], first: Sequence[str], second: Sequence[str], unit: str = "character"
-) -> dict[str, float]:
+def compare(references: Texts, first: Texts, second: Texts, unit: str = "character") -> dict[str, float]:
     """How much a second reading of the same lines differs from a first, by a paired bootstrap (Bisani and Ney, 2004).
 
     The unit is "character" or "word". The result has difference (the second's rate less the first's), low and high of
@@ -182,7 +181,7 @@ def compare(
     return {"difference": difference, "low": low, "high": high, "improved": float((draws < 0).mean())}
 
 
-def report(references: Sequence[str], predictions: Sequence[str]) -> dict:
+def report(references: Texts, predictions: Texts) -> dict:
     """What may be published of a reading, as JSON: counts, rates, intervals, mistakes of three characters at most."""
     table, lines = edits(references, predictions), per_line(references, predictions)
     closed = [list(map(without_spaces_before_punctuation, texts)) for texts in (references, predictions)]

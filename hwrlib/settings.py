@@ -6,39 +6,25 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range.
+    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range."""
 
-    Arguments:
-        epochs, minutes: the training ends at whichever comes first; None for no limit of minutes.
-        batch_size: lines in a batch, of one process.
-        learning_rate, warmup: the highest, and how many steps lead up to it.
-        schedule: "fall": warm up, hold, then linearly to zero over the last quarter of the steps or minutes; "hold":
-            warm up and hold, so that runs chain; "plateau": no warm-up, halved after four epochs without a better CER.
-        weight_decay, clip: AdamW's (0 is Adam), and the greatest norm of the gradient.
-        ema_decay: decay of the exponential moving average of the weights, which is validated and kept; 0 for none.
-        aux_weight: weight of a second CTC head after the convolutions (Retsinas et al., 2022); 0 for none.
-        augmentation: its strength, 0 to 2; see :func:`hwrlib.augment.augment`.
-        patience: epochs without a better CER than any before, the start's included, after which it stops; None: never.
-        seed: decides the first weights, the order of the lines, their augmentation and the dropout.
-        precision: "fp32", "bf16" or "fp16"; None takes what is fast on this machine.
-        frozen: whether the convolutions stay as they are (chapter 8).
-    """
-
-    epochs: int = 100
+    epochs: int = 100  # the training ends after so many, or after so many minutes, whichever comes first
     minutes: float | None = None
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 100
+    batch_size: int = 16  # lines, of one process
+    learning_rate: float = 1e-3  # the highest
+    warmup: int = 100  # steps that lead up to it
+    # "fall": warm up, hold, then linearly to zero over the last quarter of the steps or minutes; "hold": warm up and
+    # hold, so that runs chain; "plateau": no warm-up, halved after four epochs without a better CER.
     schedule: Literal["fall", "hold", "plateau"] = "fall"
-    weight_decay: float = 1e-2
-    ema_decay: float = 0.999
-    aux_weight: float = 0.1
-    augmentation: float = 1.0
-    patience: int | None = None
-    clip: float = 5.0
-    seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
-    frozen: bool = False
+    weight_decay: float = 1e-2  # AdamW's; 0 is Adam
+    ema_decay: float = 0.999  # of the exponential moving average of the weights, which is validated and kept; 0: none
+    aux_weight: float = 0.1  # of a second CTC head after the convolutions (Retsinas et al., 2022); 0: none
+    augmentation: float = 1.0  # its strength, 0 to 2; see hwrlib.augment.augment
+    patience: int | None = None  # epochs without a better CER than any before, the start's included; then it stops
+    clip: float = 5.0  # the greatest norm of the gradient
+    seed: int = 0  # decides the first weights, the order of the lines, their augmentation and the dropout
+    precision: Literal["fp32", "bf16", "fp16"] | None = None  # None takes what is fast on this machine
+    frozen: bool = False  # the convolutions stay as they are (chapter 8)
 
     def __post_init__(self):
         ranges = {"epochs": (1, 1_000_000), "batch_size": (1, 4096), "ema_decay": (0, 1), "augmentation": (0, 2)}

@@ -23,7 +23,11 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     for k, flat in enumerate(strokes):
         if flat.ndim != 1 or flat.size == 0 or flat.size % 2 or not (np.abs(flat) < FARTHEST).all():  # NaN, too
             raise ValueError(f"stroke {k} must be flat, x0, y0, x1, y1, ..., not empty, and within {FARTHEST:,}")
-    strokes = _level([flat.reshape(-1, 2) for flat in strokes])
+    strokes = [flat.reshape(-1, 2) for flat in strokes]
+    x, y = (np.vstack(strokes) - np.vstack(strokes).mean(0)).T
+    if np.ptp(x) >= 3 * np.ptp(y) and x.any():  # long enough to tell the slope of a line that drifts from its letters'
+        slope = float(np.clip((x @ y) / (x @ x), -0.12, 0.12))
+        strokes = [stroke - [0, slope] * stroke[:, :1] for stroke in strokes]
     points = np.vstack(strokes)
     low, span = points.min(0), np.ptp(points, axis=0)
     pen = height / 128 * rng.uniform(2.4, 5)
@@ -46,16 +50,6 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
     ink *= rng.uniform(0.8, 1) * (1 - rng.uniform(0, 0.4) * smooth_field(ink.shape, rng, pitch=12))
     line = (PAPER - ink).astype(np.uint8)
     return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=PAPER)
-
-
-def _level(strokes: list[np.ndarray]) -> list[np.ndarray]:
-    """Take out the slope of a line that drifts, as far as its length lets one tell slope from letters."""
-    points = np.vstack(strokes)
-    x, y = (points - points.mean(0)).T
-    if np.ptp(x) < 3 * np.ptp(y) or not x.any():
-        return strokes
-    slope = float(np.clip((x @ y) / (x @ x), -0.12, 0.12))
-    return [stroke - [0, slope] * stroke[:, :1] for stroke in strokes]
 
 
 def _wander(count: int, rng: np.random.Generator) -> np.ndarray:

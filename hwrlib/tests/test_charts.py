@@ -6,20 +6,14 @@ import subprocess
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pytest
 from PIL import Image
 
 from hwrlib import charts
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    calls = []
-    monkeypatch.setattr(charts, "display", lambda data, **options: calls.append((data, options)))
-    return calls
-
-
-def test_a_figure_is_saved_and_shown_with_a_text_in_the_same_bytes_each_time(tmp_path, monkeypatch, shown):
+def test_a_figure_is_saved_and_shown_with_a_text_in_the_same_bytes_each_time(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(charts, "display", lambda data, **options: shown.append((data, options)))
     monkeypatch.setenv("HWR_CHARTS", str(tmp_path / "new"))
     charts.style()
     for name in ("09_chapter/line", "09_chapter/again"):

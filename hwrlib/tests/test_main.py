@@ -33,11 +33,18 @@ def weights(tmp_path_factory):
     return str(folder)
 
 
+def save_images(folder, count):
+    """The first images of the sample, as files, and their rows."""
+    rows = load_lines("validation", "sample").select(range(count))
+    for k, image in enumerate(rows["image"]):
+        image.save(folder / f"{k}.png")
+    return rows
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    for k, line in enumerate(load_lines("validation", "sample").select(range(2))):
-        line["image"].save(folder / f"{k}.png")
+    save_images(folder, 2)
     return folder
 
 
@@ -55,9 +62,8 @@ def picture(*rows):
 
 def test_read_without_an_argument_reads_a_picture_that_one_can_look_at_and_says_no_more(capsys):
     assert main(["read", "--precision", "fp32", "--decoder", "greedy"]) == 0
-    out, err = capsys.readouterr()
-    assert out == "The baker's oldest recipe calls\n"  # a first reading that is right
-    assert err == f"No image given: this is the text of {hwrlib.SAMPLE / 'line.png'} (synthetic).\n"
+    note = f"No image given: this is the text of {hwrlib.SAMPLE / 'line.png'} (synthetic).\n"
+    assert capsys.readouterr() == ("The baker's oldest recipe calls\n", note)  # a first reading that is right
     assert (hwrlib.SAMPLE / "line.png").is_file()
 
 
@@ -230,12 +236,9 @@ def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(
     readings = pd.read_csv(table, keep_default_na=False)
     assert scores["all"]["cer"]["rate"] == readings.errors.sum() / readings.characters.sum()
     assert list(readings.reference) == load_lines("validation", str(folder))["text"][:]
-    place = tmp_path / "validation"
-    place.mkdir()
-    rows = load_lines("validation", "sample").select(range(4))
-    for k, row in enumerate(rows):
-        row["image"].save(place / f"{k}.png")
-    pd.DataFrame({"file_name": [f"{k}.png" for k in range(4)], "text": rows["text"][:]}).to_csv(place / "metadata.csv")
+    (place := tmp_path / "validation").mkdir()
+    texts = save_images(place, 4)["text"][:]
+    pd.DataFrame({"file_name": [f"{k}.png" for k in range(4)], "text": texts}).to_csv(place / "metadata.csv")
     (place / "1.png").write_bytes((place / "1.png").read_bytes()[:-2000])  # its header is whole
     Image.new("L", (50, 400), 255).save(place / "2.png")  # decoded, but no line
     assert main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
@@ -259,16 +262,24 @@ def trained(monkeypatch):
     return given
 
 
-def test_train_makes_its_settings_from_flags_and_ends_its_process_group(folder, tmp_path, trained, weights):
+def test_train_makes_its_settings_from_flags_starts_as_it_is_told_and_ends_its_process_group(folder, tmp_path, trained):
+    texts, init = "".join(load_lines("train", folder)["text"]), ["--init", str(tmp_path / "start")]
+    start = CRNN(Alphabet("".join(sorted(set(texts)))), 3.0, {"greedy": [0.5, 1.5]})
+    start.save_pretrained(tmp_path / "start")
+    narrow = ["--width-divisor", "2"]
     arguments = ["train", "--data", str(folder), "--output", str(tmp_path / "run")]
     more = ["--extra", str(folder), "--extra", "sample", "--replay", "sample", "--repeat", "2", "--skip-bad-rows"]
     flags = ["--learning-rate", "1e-4", "--minutes", "2.5", "--schedule", "hold", "--frozen", "--precision", "bf16"]
-    for seed, options in ((1, []), (1, [*more, *flags, "--preset", "personal"]), (2, ["--width-divisor", "2"])):
+    others = ((2, narrow), (3, init), (3, init + narrow))
+    for seed, options in ((1, []), (1, [*more, *flags, "--preset", "personal"]), *others):
         assert main([*arguments, "--seed", str(seed), *options]) == 0
-    assert [call.done for call in trained] == [["run", "end_training"]] * 3
-    first, again, other = (call.start.fc.weight for call in trained)
+    assert [call.done for call in trained] == [["run", "end_training"]] * 5
+    assert [call.start.width_divisor for call in trained] == [1.0, 1.0, 2.0, 3.0, 2.0]
+    first, again, other = (call.start.fc.weight for call in trained[:3])
     assert torch.equal(first, again) and not torch.equal(first, other)  # the seed decides the first weights
-    assert trained[2].start.width_divisor == 2.0
+    for call in trained[3:]:  # but what it is told to start from brings its own, alphabet and calibration
+        assert call.start.alphabet == start.alphabet and call.start.calibration == {"greedy": [0.5, 1.5]}
+        assert torch.equal(call.start.fc.weight, start.fc.weight)
     wanted = {"learning_rate": 1e-4, "minutes": 2.5, "schedule": "hold", "frozen": True, "precision": "bf16", "seed": 1}
     assert vars(trained[1].settings) == vars(PRESETS["personal"]) | wanted
     assert vars(trained[0].settings) == vars(PRESETS["recipe"]) | {"seed": 1}
@@ -287,17 +298,6 @@ def test_only_train_offers_to_leave_out_rows(weights, tmp_path, capsys):
         assert more == ["hwrlib: --skip-bad-rows trains on the others"] * (command[0] == "train")
 
 
-def test_init_brings_alphabet_width_divisor_and_calibration(folder, tmp_path, trained):
-    texts = "".join(load_lines("train", folder)["text"])
-    start = CRNN(Alphabet("".join(sorted(set(texts)))), 3.0, {"greedy": [0.5, 1.5]})
-    start.save_pretrained(tmp_path / "start")
-    arguments = ["train", "--data", str(folder), "--init", str(tmp_path / "start"), "--output", str(tmp_path / "run")]
-    assert main(arguments) == main([*arguments, "--width-divisor", "2"]) == 0
-    for call, width_divisor in zip(trained, (3.0, 2.0), strict=True):
-        assert call.start.alphabet == start.alphabet and call.start.calibration == {"greedy": [0.5, 1.5]}
-        assert call.start.width_divisor == width_divisor and torch.equal(call.start.fc.weight, start.fc.weight)
-
-
 def test_train_starts_from_weights_resumes_and_says_what_is_wrong(weights, folder, tmp_path, capsys):
     run = tmp_path / "run"
     arguments = ["train", "--data", str(folder), "--init", weights, "--output", str(run)]
@@ -308,18 +308,14 @@ def test_train_starts_from_weights_resumes_and_says_what_is_wrong(weights, folde
     assert list(pd.read_csv(run / "history.csv").epoch) == [1, 2]
     capsys.readouterr()
     file = str(next(folder.glob("train*.parquet")))
-    wrong = (
-        (["--batch-size", "0"], "batch_size"),
-        (["--width-divisor", "9"], "1 to 8"),
-        (["--data", file], "one file"),
-    )
-    for options, reason in ((["--epochs", "1"], "resume it"), *wrong):
-        assert main([*arguments, *options]) == 1
+    wrong = [("--epochs", "1", "resume it"), ("--batch-size", "0", "batch_size"), ("--width-divisor", "9", "1 to 8")]
+    for flag, value, reason in (*wrong, ("--data", file, "one file")):
+        assert main([*arguments, flag, value]) == 1
         assert reason in capsys.readouterr().err.splitlines()[-1]
-    for options in (["--epochs", "abc"], ["--schedule", "sideways"], ["--preset", "none"], ["--speed", "9"]):
+    for flag, value in (("--epochs", "abc"), ("--schedule", "sideways"), ("--preset", "none"), ("--speed", "9")):
         with pytest.raises(SystemExit, match="2"):
-            main([*arguments, *options])
-        assert options[0] in capsys.readouterr().err.splitlines()[-1]
+            main([*arguments, flag, value])
+        assert flag in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture
