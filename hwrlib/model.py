@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -74,8 +74,9 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
             return _filled(model, load_file(file))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Save what the network is now; the mixin would write what it was made with."""
-        super()._save_pretrained(save_directory)
+        """Save what the network is now; the mixin would write what it was made with, and no LSTM that is on a GPU."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, save_directory / "model.safetensors")
         about = {"width_divisor": self.width_divisor, "calibration": self.calibration}
         about = {"alphabet": self.alphabet.characters} | about
         (save_directory / "config.json").write_text(json.dumps(about, indent=2) + "\n")
