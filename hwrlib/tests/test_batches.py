@@ -104,14 +104,14 @@ def test_batches_come_from_workers_by_a_pipe_and_not_by_shared_memory():
         assert set(other.texts) == {"True True"} and not any(part.is_shared() for part in other[:4])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(start, monkeypatch):
+def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.delattr(os, "setpgrp")
     sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 4)
-    loader = load_batches(AugmentedLines(LINES), sampler, True)
-    loader.multiprocessing_context = start
-    assert [batch.texts for batch in loader] == [[LINES[k].text for k in batch] for batch in sampler]
+    for start in ("fork", "spawn"):
+        loader = load_batches(AugmentedLines(LINES), sampler, True)
+        loader.multiprocessing_context = start
+        assert [batch.texts for batch in loader] == [[LINES[k].text for k in batch] for batch in sampler]
 
 
 def test_each_line_comes_once_an_epoch_in_batches_of_like_width():
