@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from hwrlib.alphabet import Alphabet
 from hwrlib.augment import PAPER, augment
-from hwrlib.ctc import check_fits
+from hwrlib.ctc import STRIDE, frames, required_frames
 from hwrlib.files import DataError, refuse_rows
 from hwrlib.images import prepare_pixels, scale
 
@@ -45,7 +46,12 @@ def prepare_lines(rows, alphabet: Alphabet, width_divisor: float = 1.0, skip_bad
             row = rows[number]  # decodes its image
             name = row.get("origin", name)
             pixels, labels = prepare_pixels(row["image"], width_divisor=width_divisor), alphabet.encode(row["text"])
-            check_fits(pixels.shape[1], row["text"], alphabet)
+            width, given, needed = pixels.shape[1], frames(pixels.shape[1]), required_frames(labels)
+            if given < needed:
+                raise ValueError(
+                    f"{width} px give {given} frames, but CTC needs {needed} for {row['text']!r}: the image must be at "
+                    f"least {STRIDE * (needed + 1)} px wide, or its transcript belongs to another line"
+                )
             lines.append(PreparedLine(pixels, row["text"], labels))
         except ValueError as error:
             bad.append(f"{name}: {error}")
@@ -109,13 +115,6 @@ class Batch(NamedTuple):
         except NotImplementedError:  # a Mac's GPU has none
             return nn.functional.ctc_loss(*(x.cpu() for x in arguments), zero_infinity=True).to(log_probs.device)
 
-    def __reduce__(self):  # a data worker sends arrays, by a pipe: tensors need more shared memory than Docker gives
-        return _from_arrays, (*(part.numpy() for part in self[:4]), self.texts)
-
-
-def _from_arrays(*parts) -> Batch:
-    return Batch(*map(torch.from_numpy, parts[:4]), parts[4])
-
 
 def pad(pixels: Sequence[np.ndarray], multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Lines (128, W) put together, padded on the right with paper: uint8 (N, 1, 128, W), and each line's own width.
@@ -177,3 +176,5 @@ def _begin_worker(_: int) -> None:
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     cv2.setNumThreads(0)
+    # It sends arrays, by a pipe: tensors need more shared memory than Docker gives.
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(),)))

@@ -4,7 +4,7 @@ import functools
 import heapq
 import math
 import unicodedata
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ class Fusion:
     """
 
     def __init__(self, alphabet: Alphabet, language: CharNgram, alpha: float = ALPHA, beta: float = BETA):
-        self.alphabet, self.language, self.alpha, self.beta = alphabet, language, alpha, beta
+        self.alphabet, self.language, self.alpha = alphabet, language, alpha
         self._columns = [0, *language.alphabet.encode(alphabet.characters)]
-        self._prior = np.log(language.prior[self._columns])
+        self._prior = beta * np.log(language.prior[self._columns])
         self._prior[0] = 0.0  # the end of the line is no character
         self._row = functools.lru_cache(1 << 14)(self._weigh)
 
@@ -36,7 +36,7 @@ class Fusion:
         row, space = self.language.row(context)[self._columns], self.alphabet.characters.find(" ") + 1
         if space:  # where a line ends is up to the paper: its last word must be over, no more
             row[0] = np.logaddexp(row[0], row[space])
-        return np.exp(self.alpha * row - self.beta * self._prior).tolist()
+        return np.exp(self.alpha * row - self._prior).tolist()
 
     def factors(self, prefix: str) -> list[float]:
         """Weights (C,) of what may follow a prefix, which begins with ``BOUNDARY``: index 0 the line's end."""
@@ -49,17 +49,13 @@ class Fusion:
 
 
 def expand_beam(
-    log_probs: ArrayLike,
-    alphabet: Alphabet,
-    width: int,
-    floor: float,
-    factors: Callable[[str], list[float]] | None = None,
-) -> Iterator[tuple[dict[str, tuple[float, float]], float]]:
-    """Search one line, (T, C) log-probabilities, frame by frame: yield (beam, scale) after each.
+    log_probs: ArrayLike, alphabet: Alphabet, width: int, floor: float, fusion: Fusion | None = None
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Search one line, (T, C) log-probabilities, frame by frame: the last beam and its scale.
 
     The beam is {prefix: (mass that ends in blank, mass that ends in its last character)}, best first; a prefix begins
     with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix has 1, which spares
-    logarithms: exp(scale) times as much is true. Width and floor: see :class:`PrefixBeam`; factors: ``Fusion.factors``.
+    logarithms: exp(scale) times as much is true. Width and floor: see :class:`PrefixBeam`.
     """
     label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
     least, scale, beam = math.exp(floor), 0.0, {BOUNDARY: (1.0, 0.0)}
@@ -75,8 +71,7 @@ def expand_beam(
         # A new prefix with less than the least of a full beam would not stay in it.
         enough = max(least * max(totals), min(totals) if len(beam) == width else 0.0)
         for prefix, (blank, character) in beam.items() if options else ():
-            total, last = blank + character, prefix[-1]
-            weights = factors(prefix) if factors else ones
+            total, last, weights = blank + character, prefix[-1], fusion.factors(prefix) if fusion else ones
             for k, c, p in options:
                 # A repeat is a new character only after a blank.
                 mass = (blank if c == last else total) * p * weights[k]
@@ -85,11 +80,11 @@ def expand_beam(
                     grown[longer][1] += mass
                 elif mass > enough:
                     grown[longer] = [0.0, mass]
-        ranked = heapq.nlargest(width, grown.items(), key=lambda item: item[1][0] + item[1][1])
+        ranked = heapq.nlargest(width, grown.items(), key=lambda item: sum(item[1]))
         best = sum(ranked[0][1])
         beam = {prefix: (b / best, c / best) for prefix, (b, c) in ranked if b + c > least * best}
         scale += math.log(best)
-        yield beam, scale
+    return beam, scale
 
 
 class Candidate(NamedTuple):
@@ -100,72 +95,65 @@ class Candidate(NamedTuple):
     weight: float  # natural log of ``Fusion``'s weight of the text; 0 without a language model
 
 
+@dataclass(eq=False)
 class PrefixBeam:
     """A decoder that reads each line as its most probable text: the paths to a text added up.
 
-    Greedy's text always takes part, so that a beam of 2 or more never scores below it.
-    Hannun et al., 2014; without a language model Graves, 2012.
-
-    Arguments:
-        language, alpha, beta: see :class:`Fusion`, whose weight is added to a text's log-probability.
-        width: prefixes kept from frame to frame, 1 or more.
-        best: number of texts returned, 1 or more: the winner and its alternatives.
-        floor: natural log; a character in a frame, or a prefix, this far below the best is given up; -inf: none is.
+    Greedy's text always takes part, so that a beam of 2 or more never scores below it. Hannun et al., 2014; without a
+    language model Graves, 2012.
 
     >>> log_probs = np.log([[[0.6, 0.4], [0.6, 0.4]]])  # no "a": 0.36; "a": 0.16 + 0.24 + 0.24, by three paths
     >>> greedy(log_probs, [2], Alphabet("a"))[0].text, PrefixBeam()(log_probs, [2], Alphabet("a"))[0].text
     ('', 'a')
     """
 
-    def __init__(
-        self,
-        language: CharNgram | None = None,
-        width: int = 32,
-        alpha: float = ALPHA,
-        beta: float = BETA,
-        best: int = 5,
-        floor: float = -8.0,
-    ):
-        self.width, self.best, self.floor, self.name = width, best, floor, "language" if language else "beam"
-        self._fusion = functools.lru_cache(4)(lambda alphabet: language and Fusion(alphabet, language, alpha, beta))
+    language: CharNgram | None = None
+    width: int = 32  # prefixes kept from frame to frame, 1 or more
+    alpha: float = ALPHA  # these two: see Fusion, whose weight is added to a text's log-probability
+    beta: float = BETA
+    best: int = 5  # texts returned, 1 or more: the winner and its alternatives
+    floor: float = -8.0  # natural log: what is this far below the best of a frame is given up; -inf: nothing is
+
+    def __post_init__(self):
+        self.name = "language" if self.language else "beam"
+        self._fusion = functools.lru_cache(4)(lambda alphabet: Fusion(alphabet, self.language, self.alpha, self.beta))
 
     def __call__(
         self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
     ) -> list[Reading]:
         """Read lines, as :func:`hwrlib.ctc.greedy`; an AlphabetError where the language model lacks a character."""
-        found = self.candidates(log_probs, lengths, alphabet, firsts)
-        lines = zip(to_array(log_probs), lengths, found, strict=True)
-        return [as_reading(line[:length], ranked, alphabet) for line, length, ranked in lines]
+        found, readings = self.candidates(log_probs, lengths, alphabet, firsts), []
+        for line, length, candidates in zip(to_array(log_probs), lengths, found, strict=True):
+            (text, log_probability, _), *others = self.rank(candidates, readings)
+            labels = alphabet.encode(text)
+            path, spans = forced_align(line[:length], labels)
+            characters = tuple(
+                Character(c, min(math.exp(line[begin:end, k].max()), 1.0), begin, end)
+                for c, k, (begin, end) in zip(text, labels, spans, strict=True)
+            )
+            confidence = path_confidence(path, len(text))
+            alternatives = tuple((other.text, other.log_probability) for other in others)
+            readings.append(Reading(text, log_probability, confidence, characters, alternatives))
+        return readings
+
+    def rank(self, candidates: list[Candidate], readings: list[Reading]) -> list[Candidate]:
+        """A line's texts, best first: as they are; who knows more can choose, also by the lines read before."""
+        return candidates
 
     def candidates(
         self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
     ) -> list[list[Candidate]]:
         """The best texts of each line, best first: n-best lists (Chow and Schwartz, 1989); arguments as of a call."""
-        firsts = greedy(log_probs, lengths, alphabet, firsts)
-        lines = zip(to_array(log_probs), lengths, firsts, strict=True)
-        return [self._search(line[:length], first, alphabet) for line, length, first in lines]
-
-    def _search(self, log_probs: np.ndarray, first: Reading, alphabet: Alphabet) -> list[Candidate]:
-        fusion = self._fusion(alphabet)
+        firsts, found = greedy(log_probs, lengths, alphabet, firsts), []
+        fusion = self._fusion(alphabet) if self.language else None
         weight = fusion.log_weight if fusion else lambda text: 0.0
-        steps = expand_beam(log_probs, alphabet, self.width, self.floor, fusion and fusion.factors)
-        beam, scale = functools.reduce(lambda _, step: step, steps, ({BOUNDARY: (1.0, 0.0)}, 0.0))  # the last one
-        ends = [math.log(fusion.factors(prefix)[0]) if fusion else 0.0 for prefix in beam]
-        scores = {p[1:]: scale + math.log(sum(beam[p])) + end for p, end in zip(beam, ends, strict=True)}
-        if self.width > 1:
-            scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
-        ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])
-        return [Candidate(text, score - (own := weight(text)), own) for text, score in ranked]
-
-
-def as_reading(log_probs: np.ndarray, ranked: list[Candidate], alphabet: Alphabet) -> Reading:
-    """The first of a line's texts as its reading, the others as its alternatives, from (T, C) log-probabilities."""
-    (text, log_probability, _), *others = ranked
-    labels = alphabet.encode(text)
-    path, spans = forced_align(log_probs, labels)
-    characters = tuple(
-        Character(c, min(math.exp(log_probs[begin:end, k].max()), 1.0), begin, end)
-        for c, k, (begin, end) in zip(text, labels, spans, strict=True)
-    )
-    alternatives = tuple((other.text, other.log_probability) for other in others)
-    return Reading(text, log_probability, path_confidence(path, len(text)), characters, alternatives)
+        for line, length, first in zip(to_array(log_probs), lengths, firsts, strict=True):
+            beam, scale = expand_beam(line[:length], alphabet, self.width, self.floor, fusion)
+            scores = {prefix[1:]: scale + math.log(sum(masses)) for prefix, masses in beam.items()}
+            if fusion:
+                scores = {text: score + math.log(fusion.factors(BOUNDARY + text)[0]) for text, score in scores.items()}
+            if self.width > 1:
+                scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
+            ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])
+            found.append([Candidate(text, score - (own := weight(text)), own) for text, score in ranked])
+        return found

@@ -18,7 +18,8 @@ from hwrlib.batches import PreparedLine
 from hwrlib.files import write_whole
 from hwrlib.model import refuse_bomb
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal
+# Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal, which Windows does not tell.
+SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
 
 class TrainingError(RuntimeError):
@@ -46,8 +47,7 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
 
     if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler, and none comes
-        found = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-        usual = {n: signal.getsignal(n) for n in found if signal.getsignal(n) not in (signal.SIG_IGN, None)}
+        usual = {n: signal.getsignal(n) for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)}
     try:
         for number in usual:
             signal.signal(number, note)

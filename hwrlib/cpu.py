@@ -9,7 +9,6 @@ from torch import nn
 
 Device = str | torch.device
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-KEPT = 2**30  # bytes of freed memory
 
 
 def matmul_rate(dtype: torch.dtype, device: Device = "cpu", size: int = 1024, seconds: float = 0.05) -> float:
@@ -36,11 +35,9 @@ def best_precision(device: Device = "cpu") -> str:
     def rate(dtype: torch.dtype, size: int) -> float:  # noise only slows, so the best of three
         return max(matmul_rate(dtype, device, size, 0.02) for _ in range(3))
 
-    def gain(size: int) -> float:
-        return rate(torch.bfloat16, size) / rate(torch.float32, size)
-
     # A small product first: where bfloat16 is very slow, a big one would take minutes.
-    return "bf16" if device.type == "cpu" and gain(128) > 0.5 and gain(1024) > 1.3 else "fp32"
+    gains = (rate(torch.bfloat16, n) > least * rate(torch.float32, n) for n, least in ((128, 0.5), (1024, 1.3)))
+    return "bf16" if device.type == "cpu" and all(gains) else "fp32"
 
 
 def keep_freed() -> None:
@@ -49,10 +46,9 @@ def keep_freed() -> None:
     PyTorch on a CPU asks for blocks of the same sizes in every step. glibc gives large blocks back to the system when
     they are freed, and the system must zero each page before it lends it again. See mallopt(3).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-3, KEPT)  # M_MMAP_THRESHOLD of malloc.h
-        mallopt(-1, KEPT)  # M_TRIM_THRESHOLD
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(parameter, 2**30)
 
 
 def tile(model: nn.Module, fixed: bool = False) -> None:
@@ -92,61 +88,25 @@ class WinogradConv2d(nn.Conv2d):
         # On "meta", so that no random weights are drawn: that would change the dropout of a training that reads.
         super().__init__(convolution.in_channels, convolution.out_channels, 3, padding=1, device="meta")
         self.weight, self.bias = convolution.weight, convolution.bias
-        self.register_buffer("kernels", _kernels(self.weight.detach()) if fixed else None, persistent=False)
+        self.register_buffer("kernels", self._transformed().detach() if fixed else None, persistent=False)
+
+    def _transformed(self) -> torch.Tensor:
+        """The weights as (36, inputs, outputs), ready to be multiplied."""
+        return (KERNEL @ self.weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, self.in_channels, self.out_channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution of maps (N, inputs, H, W): (N, outputs, H, W)."""
         if not x.is_cpu or torch.is_autocast_enabled("cpu") or torch.onnx.is_in_onnx_export():
             return super().forward(x)
-        if self.kernels is None:
-            return _InTiles.apply(x, self.weight, self.bias)
-        return _multiply(_transformed(x), self.kernels, x.shape) + self.bias[:, None, None]
-
-
-class _InTiles(torch.autograd.Function):
-    """The convolution and its gradients, all three products in tiles."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        tiles = _transformed(x)
-        ctx.save_for_backward(tiles, weight)
-        return _multiply(tiles, _kernels(weight), x.shape) + bias[:, None, None]
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        tiles, weight = ctx.saved_tensors
-        outputs, inputs = weight.shape[:2]
-        # Of the input: the gradient of the output, convolved with the kernels turned round.
-        of_x = _multiply(_transformed(gradient), _kernels(weight.flip(2, 3).transpose(0, 1)), gradient.shape)
-        products = tiles.transpose(1, 2) @ (OUTPUT.T @ _tiles(gradient, 4)).view(36, -1, outputs)
-        of_weight = (KERNEL.T @ products.view(36, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
-        return of_x, of_weight, gradient.sum((0, 2, 3))
-
-
-def _tiles(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Maps (N, C, H, W) cut into tiles: (size * size, tiles * C), each 4 px from the last; of 6 they overlap."""
-    edge = (size - 4) // 2
-    right, below = (edge - side % -4 for side in x.shape[:1:-1])
-    # Channels last: a tile's rows are then whole pieces.
-    padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, edge, right, edge, below))
-    return padded.unfold(1, size, 4).unfold(2, size, 4).permute(4, 5, 0, 1, 2, 3).reshape(size * size, -1)
-
-
-def _transformed(x: torch.Tensor) -> torch.Tensor:
-    """Maps (N, C, H, W) as (36, tiles, C), ready to be multiplied."""
-    return (INPUT @ _tiles(x, 6)).view(36, -1, x.shape[1])
-
-
-def _kernels(weight: torch.Tensor) -> torch.Tensor:
-    """Weights (outputs, inputs, 3, 3) as (36, inputs, outputs), ready to be multiplied."""
-    outputs, inputs = weight.shape[:2]
-    return (KERNEL @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, inputs, outputs)
-
-
-def _multiply(tiles: torch.Tensor, kernels: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The maps (N, outputs, H, W) that transformed tiles and kernels give; ``shape`` is (N, any, H, W)."""
-    count, _, height, width = shape
-    rows, columns = -(-height // 4), -(-width // 4)
-    squares = (OUTPUT @ (tiles @ kernels).view(36, -1)).view(4, 4, count, rows, columns, -1)
-    maps = squares.permute(2, 3, 0, 4, 1, 5).reshape(count, 4 * rows, 4 * columns, -1)
-    return maps[:, :height, :width].permute(0, 3, 1, 2)
+        count, _, height, width = x.shape
+        rows, columns = -(-height // 4), -(-width // 4)
+        edges = (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1)
+        padded = nn.functional.pad(x.permute(0, 2, 3, 1), edges)  # channels last: whole pieces are copied
+        # Overlapping tiles of 6 x 6, each 4 px from the last: the pixels at each of their 36 places.
+        parts = [padded[:, i : i + 4 * rows - 3 : 4] for i in range(6)]
+        tiles = torch.stack([part[:, :, j : j + 4 * columns - 3 : 4] for part in parts for j in range(6)])
+        tiles = (INPUT @ tiles.view(36, -1)).view(36, -1, self.in_channels)
+        products = tiles @ (self._transformed() if self.kernels is None else self.kernels)
+        squares = (OUTPUT @ products.view(36, -1)).view(4, 4, count, rows, columns, self.out_channels)
+        maps = squares.permute(2, 3, 0, 4, 1, 5).reshape(count, 4 * rows, 4 * columns, self.out_channels)
+        return maps[:, :height, :width].permute(0, 3, 1, 2) + self.bias[:, None, None]

@@ -24,16 +24,6 @@ def required_frames(labels: Sequence[int]) -> int:
     return len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
 
 
-def check_fits(width: int, transcript: str, alphabet: Alphabet) -> None:
-    """Raise a ValueError where a prepared line, so many pixels wide, has too few frames for its transcript."""
-    needed = required_frames(alphabet.encode(transcript))
-    if frames(width) < needed:
-        raise ValueError(
-            f"{width} px give {frames(width)} frames, but CTC needs {needed} for {transcript!r}: "
-            f"the image must be at least {STRIDE * (needed + 1)} px wide, or its transcript belongs to another line"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Character:
     """One character that was read."""
@@ -52,15 +42,11 @@ class Character:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a decoder made of one line; what follows the alternatives comes from ``Recognizer.iter_page``.
-
-    A decoder's confidence is the geometric mean of the best path's probabilities, per character; ``Recognizer`` makes
-    it the share of characters expected to be right, calibrated on validation lines.
-    """
+    """What a decoder made of one line; what follows the alternatives comes from ``Recognizer.iter_page``."""
 
     text: str
     log_probability: float  # natural log, of greedy's path or of the beam's text: the language model has no share in it
-    confidence: float  # 0 to 1
+    confidence: float  # 0 to 1: a decoder's is ``path_confidence``, which ``Recognizer`` calibrates
     characters: tuple[Character, ...]
     alternatives: tuple[tuple[str, float], ...] = ()  # (text, log-probability), as the decoder ranks them
     box: tuple[int, int, int, int] | None = None  # (x, y, width, height) in pixels of the picture, as the rest
@@ -111,15 +97,15 @@ def greedy(
         return firsts
     log_probs, lengths, readings = to_array(log_probs), np.asarray(lengths), []
     _check(log_probs, lengths, alphabet)
-    for path, peak, length in zip(log_probs.argmax(2), log_probs.max(2), lengths.tolist(), strict=True):
-        path, peak = path[:length], peak[:length]
-        begins, labels, sure = np.flatnonzero(np.diff(path, prepend=-1)).tolist(), path.tolist(), np.exp(peak).tolist()
+    for line, length in zip(log_probs, lengths, strict=True):
+        path, peaks = line[:length].argmax(1), line[:length].max(1)
+        begins = np.flatnonzero(np.diff(path, prepend=-1)).tolist()
         characters = tuple(
-            Character(alphabet.characters[labels[begin] - 1], min(max(sure[begin:end]), 1.0), begin, end)
-            for begin, end in itertools.pairwise([*begins, length])
-            if labels[begin]
+            Character(alphabet.characters[path[begin] - 1], min(math.exp(peaks[begin:end].max()), 1.0), begin, end)
+            for begin, end in itertools.pairwise([*begins, int(length)])
+            if path[begin]
         )
-        text, score = "".join(c.text for c in characters), float(peak.sum())
+        text, score = "".join(c.text for c in characters), float(peaks.sum())
         readings.append(Reading(text, score, path_confidence(score, len(text)), characters))
     return readings
 

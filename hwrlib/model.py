@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -52,19 +52,11 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
             raise ValueError(f"width_divisor is {width_divisor!r}; give a number from 1 to 8")
         if not all(abs(offset) <= 100 and abs(slope) <= 100 for offset, slope in self.calibration.values()):
             raise ValueError(f"calibration is {calibration!r}; give each decoder an [offset, slope] from -100 to 100")
-        self.cnn = nn.Sequential(
-            *_convolution(1, 64),
-            nn.MaxPool2d((2, 2)),
-            *_convolution(64, 128),
-            nn.MaxPool2d((2, 2)),
-            *_convolution(128, 256),
-            *_convolution(256, 256),
-            nn.MaxPool2d((2, 1)),
-            *_convolution(256, 512),
-            *_convolution(512, 512),
-            nn.MaxPool2d((2, 1)),
-            *_convolution(512, 512, kernel=2, padding=0),
-        )
+        layers, inputs = [], 1
+        for outputs, pooling in ((64, (2, 2)), (128, (2, 2)), (256, None), (256, (2, 1)), (512, None), (512, (2, 1))):
+            layers += _convolution(inputs, outputs) + ([nn.MaxPool2d(pooling)] if pooling else [])
+            inputs = outputs
+        self.cnn = nn.Sequential(*layers, *_convolution(512, 512, kernel=2, padding=0))
         self.map2seq = nn.Linear(512 * 7, 256)
         self.rnn = nn.LSTM(256, 256, num_layers=2, dropout=0.3, bidirectional=True, batch_first=True)
         self.fc = nn.Linear(512, alphabet.classes)
@@ -82,10 +74,11 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
             return _filled(model, load_file(file))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Save what the network is now; the mixin would write what it was made with."""
-        super()._save_pretrained(save_directory)
-        about = {"alphabet": self.alphabet.characters, "width_divisor": self.width_divisor}
-        about["calibration"] = self.calibration
+        """Save what the network is now; the mixin would write what it was made with, and no LSTM that is on a GPU."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, save_directory / "model.safetensors")
+        about = {"width_divisor": self.width_divisor, "calibration": self.calibration}
+        about = {"alphabet": self.alphabet.characters} | about
         (save_directory / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def forward(self, images: torch.Tensor, widths: torch.Tensor | None = None) -> torch.Tensor:
@@ -133,11 +126,8 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
 
 def mask_padding(x: torch.Tensor, widths: torch.Tensor) -> torch.Tensor:
     """Zero what lies beyond each line's width in maps (N, C, H, W): a convolution then sees what it would see alone."""
-    narrowest = int(widths.min())
-    if narrowest == x.shape[-1]:
-        return x
-    beyond = (torch.arange(narrowest, x.shape[-1]) >= widths[:, None]).to(x.device)
-    return torch.cat([x[..., :narrowest], x[..., narrowest:].masked_fill(beyond[:, None, None], 0)], dim=-1)
+    beyond = torch.arange(x.shape[-1]) >= widths[:, None]
+    return x.masked_fill(beyond[:, None, None].to(x.device), 0) if beyond.any() else x
 
 
 def fused(model: CRNN, winograd: bool = False) -> CRNN:
@@ -167,10 +157,9 @@ class AuxiliaryHead(nn.Module):
 
 
 def export_onnx(model: CRNN, path: str | Path) -> None:
-    """Write the network as an ONNX file that reads one line of any width.
+    """Write the network as an ONNX file for one line of any width.
 
-    Its input ``image`` is (1, 1, 128, W) from -1 (ink) to +1 (paper), as :func:`hwrlib.prepare` makes it; its output
-    ``log_probs`` is (1, T, classes).
+    Its input ``image`` is (1, 1, 128, W), as :func:`hwrlib.prepare` makes it, its output ``log_probs`` (1, T, classes).
     """
     if importlib.util.find_spec("onnx") is None:
         raise RuntimeError("the export needs the package onnx: pip install onnx")
@@ -186,11 +175,8 @@ def weights_version(source: str | Path) -> str:
 
 
 def load_reference_checkpoint(path: str | Path) -> CRNN:
-    """The reference's published ``best_model.pth`` as a CRNN; a WeightsError where a stranger's file is no such thing.
-
-    torch's ``weights_only`` makes tensors, plain values and the one class allowed here, which holds data.
-    """
-    mapper = [(SimpleNamespace, "__main__.CharacterMapper")]
+    """The reference's published ``best_model.pth`` as a CRNN; a WeightsError where a stranger's file is none."""
+    mapper = [(SimpleNamespace, "__main__.CharacterMapper")]  # all that is made of it but tensors and plain values
     with _checked(Path(path)) as file, torch.serialization.safe_globals(mapper):
         refuse_bomb(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
@@ -200,13 +186,9 @@ def load_reference_checkpoint(path: str | Path) -> CRNN:
 
 
 def refuse_bomb(file: Path) -> None:
-    """Refuse what ``weights_only`` would take: a file of ``torch.save`` that fills the memory.
-
-    Compressed records can outgrow the file, torch may see other records in a zip behind other data, and a ``bytearray``
-    can have any length.
-    """
+    """Refuse a file of ``torch.save`` that fills the memory, which ``weights_only`` would take."""
     with zipfile.ZipFile(file) as source:
-        records = source.infolist()
+        records = source.infolist()  # of a zip behind other data, torch may see others
         if records[0].header_offset or sum(record.file_size for record in records) > file.stat().st_size:
             raise ValueError("compressed, or behind other data, as torch.save does not write it")
         if any(b"bytearray" in source.read(r) for r in records if r.filename.lower().endswith("data.pkl")):

@@ -4,23 +4,21 @@ import copy
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from torch.nn import functional, utils
 
-from hwrlib.alphabet import Alphabet
-from hwrlib.beam import Candidate, PrefixBeam, as_reading
+from hwrlib.beam import Candidate, PrefixBeam
 from hwrlib.cpu import PRECISIONS, best_precision
-from hwrlib.ctc import Reading, to_array
+from hwrlib.ctc import Reading
 from hwrlib.language import CharNgram
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"  # Allal et al., 2025
-NGRAM, PRETRAINED, WORDS = 0.4, 0.6, 1.0  # tuned on every third of 467 IAM validation lines
-WIDTH, TEXTS, ABOVE, SHOWN = 64, 16, 3, 5  # of the beam; texts to choose from; lines above; texts of a reading
+TEXTS, ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
 
 
 class RerankError(ValueError):
@@ -41,24 +39,19 @@ def undo_spacing(text: str) -> str:
 class CausalModel:
     """A causal language model of ``transformers``: how probable is a text after what stands before it?
 
-    Arguments:
-        source: a folder, or a name on the Hugging Face Hub; its weights are safetensors, and no code of it is run.
-
-    Raises:
-        RerankError: the package or the model cannot be had.
+    Its source is a folder, or a name on the Hugging Face Hub; its weights are safetensors, and no code of it is run.
+    A RerankError says that the package or the model cannot be had.
     """
 
     def __init__(self, source: str | Path = MODEL):
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            needs = "needs the package transformers: pip install 'transformers>=4.50'"
-            raise RerankError(f"the language model {source} {needs} ({error})") from error
-        try:
+
             self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             why, do = " ".join(str(error).split())[:200], "check name and network, or name a folder in HWR_RERANKER"
+            do = "pip install 'transformers>=4.50'" if isinstance(error, ImportError) else do
             raise RerankError(f"the language model {source} cannot be had: {do} ({why})") from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device, PRECISIONS[best_precision(self.device)])
@@ -81,50 +74,40 @@ class CausalModel:
         return -functional.cross_entropy(logits.float().transpose(1, 2), labels, reduction="none").sum(1).cpu().numpy()
 
 
-class Reranker:
-    """A decoder: of the texts that a beam finds, the one with the highest score, a pre-trained model's share in it.
+@dataclass(eq=False)
+class Reranker(PrefixBeam):
+    """A beam of whose texts the one with the highest score is read, a pre-trained model's share in it.
 
     log p(text | image) + a x log weight of ``Fusion`` + b x log p(text | lines above) + c x number of words; the last
     pays back what a model takes for each word. Rescoring of n-best lists: Chow and Schwartz, 1989.
-
-    Arguments:
-        model: the pre-trained model; where left out, ``MODEL``, or what the environment variable HWR_RERANKER names.
-        beam: finds the texts; its ``best`` says how many.
-        weights: a, b and c.
     """
 
-    name = "reranked"
+    language: CharNgram | None = field(default_factory=CharNgram.load)
+    width: int = 64
+    best: int = TEXTS
+    model: CausalModel | None = None  # where left out, MODEL, or what the environment variable HWR_RERANKER names
+    weights: tuple[float, float, float] = (
+        0.4,
+        0.6,
+        1.0,
+    )  # a, b, c: tuned on every third of 467 IAM validation lines
     above: Sequence[str] | None = None  # texts of the lines above; None where lines do not follow each other
 
-    def __init__(
-        self,
-        model: CausalModel | None = None,
-        beam: PrefixBeam | None = None,
-        weights: tuple[float, float, float] = (NGRAM, PRETRAINED, WORDS),
-    ):
-        self.model = CausalModel(os.environ.get("HWR_RERANKER", MODEL)) if model is None else model
-        self.beam, self.weights = beam or PrefixBeam(CharNgram.load(), width=WIDTH, best=TEXTS), weights
+    def __post_init__(self):
+        super().__post_init__()
+        self.model = CausalModel(os.environ.get("HWR_RERANKER", MODEL)) if self.model is None else self.model
 
     def after(self, above: Sequence[str]) -> "Reranker":
         """This decoder for lines of a page, below others with these texts, top to bottom."""
         (other := copy.copy(self)).above = above
         return other
 
-    def __call__(
-        self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
-    ) -> list[Reading]:
-        """Read lines, as :class:`hwrlib.beam.PrefixBeam`; on a page each of them sees those read before it."""
-        found, readings = self.beam.candidates(log_probs, lengths, alphabet, firsts), []
-        for line, length, candidates in zip(to_array(log_probs), lengths, found, strict=True):
-            seen = [] if self.above is None else [*self.above, *(reading.text for reading in readings)]
-            readings.append(as_reading(line[:length], self.rank(candidates, seen)[:SHOWN], alphabet))
-        return readings
-
-    def rank(self, candidates: Sequence[Candidate], above: Sequence[str] = ()) -> list[Candidate]:
-        """The texts of one line, best first; the model sees the last three of the lines above."""
+    def rank(self, candidates: Sequence[Candidate], readings: Sequence[Reading] = ()) -> list[Candidate]:
+        """The first texts of one line, best first; the model sees the last three lines above it on a page."""
+        above = [] if self.above is None else [*self.above, *(reading.text for reading in readings)]
         texts = [undo_spacing(candidate.text) for candidate in candidates]
         chances = self.model.log_probabilities(texts, " ".join(map(undo_spacing, above[-ABOVE:])))
         words = [len(text.split()) for text in texts]
         _, image, ngram = zip(*candidates, strict=True)
         scores = np.add(image, np.dot(self.weights, [ngram, chances, words]))
-        return [candidates[k] for k in np.argsort(-scores, kind="stable")]
+        return [candidates[k] for k in np.argsort(-scores, kind="stable")[:SHOWN]]

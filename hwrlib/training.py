@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import AutocastKwargs, GradScalerKwargs, broadcast, gather_object
 from datasets import Dataset
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
@@ -67,6 +68,7 @@ def make_trainer(
     return Trainer(copy.deepcopy(start), lines, prepare_lines(held_out, **about), folder, settings, **options)
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Trains a network, changed in place, on prepared lines, and keeps all that is needed to go on in a folder.
 
@@ -74,29 +76,23 @@ class Trainer:
     The folder holds ``best/`` (weights with the lowest validation CER, for ``CRNN.from_pretrained``), ``state-STEPS/``
     (all to go on from), ``history.csv`` and ``settings.json``.
 
-    Arguments:
-        resume: go on with the run in the folder, which must hold none otherwise.
-        on_epoch: called with the history after each epoch.
-        on_step: called after each step with the steps done and the most there can be; True ends the run as Ctrl-C does.
-
     Raises:
         FileNotFoundError, FileExistsError, OSError: nothing to resume; a run would be overwritten; a full disk.
         TrainingError: a damaged state or one of other lines or another network, a folder in use, a loss not finite.
     """
 
-    def __init__(
-        self,
-        model: CRNN,
-        lines: list[PreparedLine],
-        validation: list[PreparedLine],
-        folder: str | Path,
-        settings: Settings = PRESETS["recipe"],
-        resume: bool = False,
-        on_epoch: Callable[[pd.DataFrame], None] | None = None,
-        on_step: Callable[[int, int], bool | None] | None = None,
-    ):
-        self.folder, self.settings, self.on_epoch, self.on_step = Path(folder), settings, on_epoch, on_step
-        self.validation, self.history, self.saved = validation, [], 0.0
+    model: CRNN
+    lines: list[PreparedLine]
+    validation: list[PreparedLine]
+    folder: str | Path
+    settings: Settings = PRESETS["recipe"]
+    resume: bool = False  # go on with the run in the folder, which must hold none otherwise
+    on_epoch: Callable[[pd.DataFrame], None] | None = None  # called with the history after each epoch
+    # Called after each step with the steps done and the most there can be; True ends the run as Ctrl-C does.
+    on_step: Callable[[int, int], bool | None] | None = None
+
+    def __post_init__(self):
+        settings, model, self.folder, self.history, self.saved = self.settings, self.model, Path(self.folder), [], 0.0
         self.progress = {"epoch": 0, "batch": 0, "step": 0, "lines": 0, "seconds": 0.0, "loss": 0.0}
         self.precision = settings.precision or best_precision(PartialState().device)
         half, usual = self.precision != "fp32", best_precision("cuda") if torch.cuda.is_available() else "bf16"
@@ -110,7 +106,7 @@ class Trainer:
         self.fetch_every = 20 if device.type == "cuda" else 1  # steps: a GPU waits at each fetch
         torch.manual_seed(settings.seed)
         # channels_last is for 16 bits: in float32 a CPU (AVX2) trains in 0.75 of the time without it.
-        self.model = model.to(device, memory_format=torch.channels_last if half else torch.contiguous_format)
+        model.to(device, memory_format=torch.channels_last if half else torch.contiguous_format)
         model.cnn.requires_grad_(not settings.frozen)
         if device.type == "cpu":
             keep_freed()
@@ -119,23 +115,20 @@ class Trainer:
         ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
         trainee = AuxiliaryHead(model) if settings.aux_weight else model
         optimizer = torch.optim.AdamW(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-        own = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)  # whose rate each step takes over
-        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(own, factor=0.5, patience=3)
-        widths, processes = [line.pixels.shape[1] for line in lines], self.accelerator.num_processes
-        self.lines = AugmentedLines(lines, settings.augmentation, model.width_divisor, settings.seed)
+        widths, processes = [line.pixels.shape[1] for line in self.lines], self.accelerator.num_processes
+        self.augmented = AugmentedLines(self.lines, settings.augmentation, model.width_divisor, settings.seed)
         self.sampler = BucketSampler(widths, settings.batch_size, settings.seed, processes)
-        loader = load_batches(self.lines, self.sampler, device.type == "cuda")
+        loader = load_batches(self.augmented, self.sampler, device.type == "cuda")
         self.trainee, self.optimizer, self.loader = self.accelerator.prepare(trainee, optimizer, loader)
         self.ema = self.accelerator.prepare_model(ema, device_placement=False, evaluation_mode=True)  # saved as well
         self.averaged = ema.module
         self.made_of = {"alphabet": model.alphabet.characters, "width divisor": model.width_divisor}
-        self.made_of |= {"set of lines": fingerprint(lines), "set of validation lines": fingerprint(validation)}
-        self.made_of |= {name: getattr(settings, name) for name in FIXED} | {"number of processes": processes}
-        if resume:
+        self.made_of |= {"set of lines": fingerprint(self.lines), "number of processes": processes}
+        self.made_of |= {"set of validation lines": fingerprint(self.validation)}
+        self.made_of |= {name: getattr(settings, name) for name in FIXED}
+        if self.resume:
             rest = load_state(self.accelerator, self.folder, self.made_of)
             self.progress, self.history, self.saved = rest["progress"], rest["history"], rest["progress"]["seconds"]
-            for row in self.history:
-                self.plateau.step(row["cer"])
         elif states(self.folder) or (self.folder / "best").exists():
             raise FileExistsError(f"{self.folder} holds a run: resume it, or give another folder")
 
@@ -143,37 +136,37 @@ class Trainer:
         """Train to the end of the epochs, the minutes or the patience, or to Ctrl-C; return the averaged network."""
         now = self.progress
         alone = one_run(self.folder) if self.main else contextlib.nullcontext()
-        with alone, stop_signals() as signals:
+        with alone, stop_signals() as asked:
             if self.settings.patience and not self.history and not now["step"]:
                 self._end_epoch()  # epoch 0: the weights it starts from, which stay the best if no epoch beats them
-            while now["epoch"] < self.settings.epochs and (now["batch"] or not self._over()):
-                if self._epoch(bar, signals):
-                    self._save()
-                    self.accelerator.print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
-                    break
-                now["epoch"] += 1
-                self._end_epoch()
-            if now["seconds"] > self.saved:
-                self._save()
+            stopped = False
+            while not stopped and now["epoch"] < self.settings.epochs and (now["batch"] or self._done() < 1):
+                if not (stopped := self._epoch(bar, asked)):
+                    now["epoch"] += 1
+                    self._end_epoch()
+            self._save()
+        if stopped:
+            self.accelerator.print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
         return self.averaged.eval()
 
-    def _epoch(self, bar: bool, signals: list[int]) -> bool:
-        """Train on the rest of the epoch, or of the minutes; whether it was stopped."""
+    def _epoch(self, bar: bool, asked: list) -> bool:
+        """Train on the rest of the epoch, or of the minutes; whether it was ``asked`` to stop."""
         now = self.progress
-        self.sampler.epoch = self.lines.epoch = now["epoch"]
+        self.sampler.epoch = self.augmented.epoch = now["epoch"]
         rest = self.accelerator.skip_first_batches(self.loader, now["batch"])
         shown = tqdm(rest, f"epoch {now['epoch'] + 1}", disable=not (bar and self.main), leave=False)
         self.trainee.train()
         self.model.cnn.train(not self.settings.frozen)  # or batch norm would still count what it sees
-        began, asked, lines, losses = time.monotonic() - now["seconds"], False, 0, 0
+        began, lines, losses = time.monotonic() - now["seconds"], 0, 0
         for batch in shown:
             losses, lines = losses + self._step(batch), lines + len(batch.texts)
             now["batch"], now["step"] = now["batch"] + 1, now["step"] + 1
-            asked |= bool(self.on_step and self.on_step(now["step"], self.settings.epochs * len(self.loader)))
+            if self.on_step and self.on_step(now["step"], self.settings.epochs * len(self.loader)):
+                asked.append(self.on_step)
             if now["step"] % self.fetch_every and now["batch"] < len(self.loader):
                 continue
             # One clock, one end and one loss for all processes.
-            own = torch.cat([losses.new_tensor([time.monotonic() - began, asked or len(signals), lines]), losses[None]])
+            own = torch.cat([losses.new_tensor([time.monotonic() - began, len(asked), lines]), losses[None]])
             seconds, stopped, lines, loss = self.accelerator.reduce(own, "mean").tolist()
             if not math.isfinite(loss):
                 raise TrainingError(
@@ -185,7 +178,7 @@ class Trainer:
             shown.set_postfix(loss=f"{now['loss'] / now['batch']:.3f}")
             if now["seconds"] - self.saved > SAVE_EVERY:
                 self._save()
-            if stopped or self._over():
+            if stopped or self._done() == 1:
                 return stopped > 0
         return False
 
@@ -213,20 +206,22 @@ class Trainer:
         get_ema_multi_avg_fn(decay)(means, values, count)
 
     def _learning_rate(self) -> float:
-        if self.settings.schedule == "plateau":
-            return self.plateau.get_last_lr()[0]
-        return learning_rate_at(self.progress["step"], self._done(), self.settings)
+        if self.settings.schedule != "plateau":
+            return learning_rate_at(self.progress["step"], self._done(), self.settings)
+        own = torch.optim.SGD([torch.zeros(1)], self.settings.learning_rate)  # whose rate each step takes over
+        plateau = ReduceLROnPlateau(own, factor=0.5, patience=3)
+        for row in self.history:
+            plateau.step(row["cer"])
+        return plateau.get_last_lr()[0]
 
     def _done(self) -> float:
-        """The part of the training that is done, 0 to 1, by steps or by minutes, whichever is further."""
+        """The part of the training that is done, 0 to 1, by steps, minutes or patience, whichever is further."""
+        errors, patience = [row["cer"] for row in self.history], self.settings.patience
+        if patience and errors and len(errors) - 1 - int(np.argmin(errors)) >= patience:
+            return 1.0
         by_steps = self.progress["step"] / (self.settings.epochs * len(self.loader))
         by_minutes = self.progress["seconds"] / 60 / self.settings.minutes if self.settings.minutes else 0
         return min(1.0, max(by_steps, by_minutes))
-
-    def _over(self) -> bool:
-        best = int(np.argmin([row["cer"] for row in self.history])) if self.history else 0
-        stalled = self.settings.patience and len(self.history) - 1 - best >= self.settings.patience
-        return bool(stalled) or self._done() >= 1
 
     def _end_epoch(self) -> None:
         """After an epoch, or before the first: validate, write it down, keep the best and the last."""
@@ -240,7 +235,6 @@ class Trainer:
         row = [now["epoch"], now["step"], now["lines"], round(now["seconds"] / 60, 2), self._learning_rate(), loss]
         self.history.append(dict(zip(COLUMNS, [*row, error, wer(texts, read)], strict=True)))
         now.update(batch=0, loss=0.0)
-        self.plateau.step(error)
         if error < best and self.main:
             write_whole(self.folder / "best", self.averaged.save_pretrained)
         if len(self.history) == 1 or now["seconds"] - self.saved > SAVE_EVERY:

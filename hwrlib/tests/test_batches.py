@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from multiprocessing.reduction import ForkingPickler
 
 import cv2
 import numpy as np
@@ -34,7 +33,8 @@ def test_all_rows_that_cannot_be_used_are_named_or_left_out(capsys):
     with pytest.raises(DataError) as error:
         prepare_lines(rows, IAM)
     told = str(error.value)
-    for reason in ("row 1: 'ï'", "set, row 9: 384 px", "row 4: ", "taller than wide", "row 5: "):
+    narrow = "set, row 9: 384 px give 95 frames, but CTC needs 119 for 'xxx"
+    for reason in ("row 1: 'ï'", narrow, "at least 480 px wide", "row 4: ", "taller than wide", "row 5: "):
         assert reason in told and "row 0" not in told
     assert [line.text for line in prepare_lines(rows, IAM, skip_bad=True)] == ["one", "one"]
     assert capsys.readouterr().err.count("left out: ") == 4
@@ -101,18 +101,17 @@ def test_batches_come_from_workers_by_a_pipe_and_not_by_shared_memory():
     here, there = (list(load_batches(Told(), sampler, on_gpu)) for on_gpu in (False, True))
     for one, other in zip(here, there, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
-        assert set(other.texts) == {"True True"}
-    assert len(ForkingPickler.dumps(here[0])) > here[0].images.numel()  # the pixels, not the name of a file in /dev/shm
+        assert set(other.texts) == {"True True"} and not any(part.is_shared() for part in other[:4])
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(start, monkeypatch):
+def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     monkeypatch.delattr(os, "setpgrp")
     sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 4)
-    loader = load_batches(AugmentedLines(LINES), sampler, True)
-    loader.multiprocessing_context = start
-    assert [batch.texts for batch in loader] == [[LINES[k].text for k in batch] for batch in sampler]
+    for start in ("fork", "spawn"):
+        loader = load_batches(AugmentedLines(LINES), sampler, True)
+        loader.multiprocessing_context = start
+        assert [batch.texts for batch in loader] == [[LINES[k].text for k in batch] for batch in sampler]
 
 
 def test_each_line_comes_once_an_epoch_in_batches_of_like_width():

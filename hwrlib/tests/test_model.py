@@ -28,28 +28,16 @@ def model():
     return untrained()
 
 
-@pytest.fixture(scope="module")
-def lines():
-    generator = torch.Generator().manual_seed(1)
-    return [torch.rand(1, 128, width, generator=generator) * 2 - 1 for width in (64, 101, 8, 87, 120, 42, 11, 119)]
-
-
-def padded(lines, width, value=1.0):
-    images = torch.full((len(lines), 1, 128, width), value)
-    for image, line in zip(images, lines, strict=True):
-        image[..., : line.shape[-1]] = line
-    return images, torch.tensor([line.shape[-1] for line in lines])
-
-
 @torch.inference_mode()
-def test_a_batch_reads_like_its_lines_alone_whatever_lies_beyond_them(model, lines):
-    images, widths = padded(lines, 120)
-    together, lengths = model(images, widths), frames(widths)
+def test_a_batch_reads_like_its_lines_alone_whatever_lies_beyond_them(model):
+    torch.manual_seed(1)
+    widths = torch.tensor([64, 101, 8, 87, 120, 42, 11, 119])
+    images, lengths = torch.rand(8, 1, 128, 143) * 2 - 1, frames(widths)
+    together = model(images, widths)
     assert any(reading.text for reading in greedy(together, lengths, IAM))
-    beyond, _ = padded(lines, 143, -1.0)
-    assert all(torch.allclose(together[k, :n], model(beyond, widths)[k, :n], atol=1e-4) for k, n in enumerate(lengths))
-    for k, line in enumerate(lines):
-        assert torch.allclose(together[k, : lengths[k]], model(line[None])[0], atol=1e-4)
+    for k, (width, length) in enumerate(zip(widths, lengths, strict=True)):
+        alone = model(images[k : k + 1, ..., :width])[0]
+        assert len(alone) == length and torch.allclose(together[k, :length], alone, atol=1e-4)
 
 
 def test_frames_are_a_quarter_of_the_width_less_one_and_images_that_do_not_fit_are_refused(model):
@@ -62,8 +50,8 @@ def test_frames_are_a_quarter_of_the_width_less_one_and_images_that_do_not_fit_a
         model(torch.ones(2, 1, 128, 64), torch.tensor([64, 5]))
 
 
-def test_the_auxiliary_head_has_its_own_say_and_leaves_the_network_as_it_was(model, lines):
-    images, widths = padded(lines[5:7], 42)
+def test_the_auxiliary_head_has_its_own_say_and_leaves_the_network_as_it_was(model):
+    images, widths = torch.rand(2, 1, 128, 42) * 2 - 1, torch.tensor([42, 11])
     with torch.inference_mode():
         main, auxiliary = AuxiliaryHead(model).eval()(images, widths)
         assert torch.equal(main, model(images, widths))
@@ -86,7 +74,7 @@ def refusal(load, source):
     return text
 
 
-def test_save_and_load_keep_all_and_the_shipped_weights_have_a_calibration_for_every_decoder(tmp_path, lines):
+def test_save_and_load_keep_all_and_the_shipped_weights_have_a_calibration_for_every_decoder(tmp_path):
     kept = CRNN(Alphabet('xyz é"'), width_divisor=2.5).eval()
     kept.calibration = {"greedy": [0.25, 1.5]}  # what the network is now counts, not what it was made with
     kept.save_pretrained(tmp_path)
@@ -94,8 +82,7 @@ def test_save_and_load_keep_all_and_the_shipped_weights_have_a_calibration_for_e
     loaded = CRNN.from_pretrained(str(tmp_path))
     assert (loaded.alphabet, loaded.width_divisor) == (kept.alphabet, 2.5)
     assert loaded.calibration == {"greedy": [0.25, 1.5]} and not loaded.training
-    with torch.inference_mode():
-        assert torch.equal(kept(lines[0][None]), loaded(lines[0][None]))
+    assert all(map(torch.equal, kept.state_dict().values(), loaded.state_dict().values()))
     assert weights_version(tmp_path) == weights_version(shutil.copytree(tmp_path, tmp_path / "copy"))
     assert len({weights_version(tmp_path), weights_version(WEIGHTS)}) == 2
     shipped = CRNN.from_pretrained(WEIGHTS)  # in float16 but for what the text hangs on
@@ -153,7 +140,6 @@ def test_weights_of_other_tensors_cut_off_missing_or_none_are_refused(folder):
         assert reason in text and "model.safetensors" in text
     safetensors.torch.save_file(whole, file)
     assert CRNN.from_pretrained(folder).alphabet == SMALL
-    file = folder / "model.safetensors"
     whole = file.read_bytes()
     for content in (b"", whole[:1000], whole[: len(whole) // 2], b"\xff" * 100, LFS):
         file.write_bytes(content)

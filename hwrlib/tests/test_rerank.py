@@ -1,5 +1,6 @@
 """The reranker, with models that are made here in the place of the Hub's."""
 
+import re
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ from hwrlib.recognizer import Recognizer
 from hwrlib.rerank import MODEL, CausalModel, Reranker, RerankError
 from hwrlib.tests.conftest import strokes, untrained
 
-AB, BEAM, END = Alphabet("ab"), PrefixBeam(best=8), "<|endoftext|>"
+AB, END = Alphabet("ab"), "<|endoftext|>"
 LINE = np.log([[[0.1, 0.5, 0.4], [0.9, 0.05, 0.05], [0.1, 0.6, 0.3]]])  # blank, a, b: most probably "aa"
 
 
@@ -40,6 +41,10 @@ class Watched(list):
         return np.array([float(text.count("b")) for text in texts])
 
 
+def reranker(model, **options):
+    return Reranker(None, best=8, model=model, **options)
+
+
 def test_a_texts_probability_is_that_of_its_tokens_one_after_the_other_in_any_batch(folder):
     model, texts = CausalModel(folder), ["a", "baa", "", "abab b"]
     model.model.float()
@@ -48,23 +53,23 @@ def test_a_texts_probability_is_that_of_its_tokens_one_after_the_other_in_any_ba
     whole = model.log_probabilities(["abba b", "abba baa"]) - model.log_probabilities(["abba"])
     np.testing.assert_allclose([*together, *after], [*one_by_one, *whole], atol=1e-4)
     assert together[2] == 0 and (together[[0, 1, 3]] < 0).all()
-    assert Reranker(model, BEAM)(np.log([[[1.0, 1e-9, 1e-9]]]), [1], AB)[0].text == ""
+    assert reranker(model)(np.log([[[1.0, 1e-9, 1e-9]]]), [1], AB)[0].text == ""
 
 
 def test_of_the_beams_texts_the_one_that_the_model_prefers_is_read_as_the_beam_would():
-    (plain,), (found,) = BEAM(LINE, [3], AB), BEAM.candidates(LINE, [3], AB)
-    (reading,) = Reranker(Watched(), BEAM, (1, 5, 0))(LINE, [3], AB)
+    (plain,), (found,) = PrefixBeam()(LINE, [3], AB), PrefixBeam(best=8).candidates(LINE, [3], AB)
+    (reading,) = reranker(Watched(), weights=(1, 5, 0))(LINE, [3], AB)
     assert (plain.text, reading.text) == ("aa", "bb") and len(reading.alternatives) == 4
     assert reading.log_probability == {c.text: c.log_probability for c in found}["bb"]
     assert [(c.text, c.begin, c.end) for c in reading.characters] == [("b", 0, 1), ("b", 2, 3)]
-    assert Reranker(Watched(), BEAM, (1, 0, 0))(LINE, [3], AB)[0].characters == plain.characters
+    assert reranker(Watched(), weights=(1, 0, 0))(LINE, [3], AB)[0].characters == plain.characters
 
 
 def test_the_model_sees_usual_spacing_and_on_a_page_the_lines_above():
     candidates, model = [Candidate('" a " .', 0, 0), Candidate("b", 0, 0)], Watched()
-    assert Reranker(model).rank(candidates, ["( a ) ,"] * 4) == candidates[::-1]
+    assert Reranker(model=model, above=["( a ) ,"] * 4).rank(candidates) == candidates[::-1]
     assert model == [(['"a".', "b"], "(a), (a), (a),")]
-    reader = Recognizer(untrained(AB), "fp32", Reranker(model, PrefixBeam()))
+    reader = Recognizer(untrained(AB), "fp32", reranker(model))
     lines = [reader.prepare(strokes(width)) for width in (400, 300)]
     alone, below = reader.read_prepared(lines), reader.read_prepared(lines, above=["a"])
     assert [before for _, before in model[1:]] == ["", "", "a", f"a {below[0].text}"] and alone == below
@@ -73,8 +78,7 @@ def test_the_model_sees_usual_spacing_and_on_a_page_the_lines_above():
 def test_a_missing_package_is_one_sentence_with_the_models_name(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["read", "--decoder", "reranked"]) == 1
-    (line,) = [row for row in capsys.readouterr().err.splitlines() if row.startswith("hwrlib: ")]
-    assert MODEL in line and "pip install" in line
+    assert re.search(rf"^hwrlib: .*{MODEL}.*pip install", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_model_that_cannot_be_had_is_named(folder):

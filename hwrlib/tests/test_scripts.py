@@ -28,15 +28,12 @@ FILES = [path for path in (ROOT / "hwrlib").rglob("*.py") if "tests" not in path
 CODE = [path for path in FILES if "scripts" not in path.parts]
 
 
-def test_calibration_finds_the_offset_and_slope_that_were_put_in_or_says_that_it_cannot():
+def test_calibration_finds_what_was_put_in_and_changes_nothing_else_in_the_config(tmp_path):
     confidences = np.linspace(0.2, 0.99, 50)
     shares = np.array([calibrated(c, 0.5, 1.7) for c in confidences])
     assert calibration.calibrate(confidences, shares) == [0.5, 1.7]
     with pytest.raises(ValueError, match="3 lines: too few"):
         calibration.calibrate(np.array([1e-6] * 3), np.array([0.1, 0.0, 0.1]))
-
-
-def test_calibration_is_written_into_the_config_and_nothing_else_changes(tmp_path):
     shutil.copytree(WEIGHTS, tmp_path / "weights")
     (tmp_path / "data").mkdir()
     load_lines("validation", "sample").select(range(4)).to_parquet(tmp_path / "data" / "validation.parquet")
@@ -116,22 +113,13 @@ def imports(path):
         yield from [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
 
 
-def test_nothing_needs_what_windows_lacks():
+def test_what_the_module_imports_is_declared_and_not_what_windows_lacks_and_the_wheel_holds_no_script():
     for path in FILES:
         assert not {"fcntl", "grp", "pwd", "resource", "termios"} & {*imports(path)}, path
         assert not re.search(r"\bos\.(fork|getpgrp|killpg|mkfifo|sysconf|uname|wait4)\b", path.read_text("utf-8")), path
-
-
-def test_what_the_module_imports_is_declared_and_the_wheel_holds_what_reading_needs_and_no_script():
     modules = {"PIL": "pillow", "cv2": "opencv-python-headless", "IPython": "ipython", "fpdf": "fpdf2"}
     names = {row.partition(">=")[0].partition("[")[0] for row in NEEDED + EXTRAS["app"] + EXTRAS["archive"]}
-    names |= {
-        "hwrlib",
-        "pillow_heif",
-        "traitlets",
-        "transformers",
-        *sys.stdlib_module_names,
-    }  # HEIC; ipywidgets; [rerank]
+    names |= {"hwrlib", "pillow_heif", "traitlets", "transformers", *sys.stdlib_module_names}  # come with or by choice
     for path in CODE:
         for name in imports(path):
             top = name.partition(".")[0]
