@@ -17,6 +17,8 @@ LONGEST_SIDE = 32_766  # px: OpenCV's remap takes no more
 MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
 MOST_BYTES = 500_000_000  # of a file
 MOST_PAGES = 1000  # of a TIFF
+PEPPERED, DITHERED = 0.003, 0.02  # share of lone black pixels; the IAM lines have at most 0.0005
+NEAR = np.ones((3, 3), np.uint8)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
 with contextlib.suppress(ImportError):  # HEIC, what iPhones save
     import pillow_heif
@@ -127,7 +129,7 @@ def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
         image = image if image.dtype == np.uint8 else _to_bytes(image, name)
         image = image[:, :, 0] if image.shape[2:] == (1,) else image
         if image.ndim == 2:
-            return image
+            return without_specks(image)
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise ImageError(f"{name} is no image: give a path, bytes, a PIL image or an array (H, W) or (H, W, 1 to 4)")
@@ -148,7 +150,7 @@ def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
         grey = np.asarray(Image.composite(ink, Image.new("L", image.size, 255), alpha))
     else:
         grey = np.asarray(image.getchannel("L") if image.mode == "LAB" else image.convert("L"))
-    dots = resolution(image)
+    grey, dots = without_specks(grey), resolution(image)
     if dots and 1.1 < max(dots) / min(dots) < 5:  # a fax has 204 dots an inch across, 98 down
         size = [round(side * max(dots) / own) for side, own in zip(image.size, dots, strict=True)]
         check_size(*size, name)
@@ -158,6 +160,15 @@ def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:
         upright.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
         upright = ImageOps.exif_transpose(upright)
     return np.asarray(upright)
+
+
+def without_specks(grey: np.ndarray) -> np.ndarray:
+    """The picture without the lone black pixels of pepper or, blurred, of dithering; one with few of them as it is."""
+    dark = (grey < 128).astype(np.uint8)
+    lone = (dark > 0) & (cv2.boxFilter(dark, -1, (3, 3), normalize=False) == 1)
+    if (share := lone.mean()) < PEPPERED:
+        return grey
+    return cv2.GaussianBlur(grey, (0, 0), 1.2) if share > DITHERED else np.where(lone, cv2.dilate(grey, NEAR), grey)
 
 
 def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:

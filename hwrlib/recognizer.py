@@ -192,7 +192,7 @@ class Recognizer:
         # Paper without ink, which no training line shows, says nothing.
         readings = [Reading("", 0.0, 1.0, ())] * len(pixels)
         # A reranker's confidences are of the same paths as those of its beam.
-        offset, slope = self.model.calibration.get(getattr(self.decoder, "beam", self.decoder).name, (0.0, 1.0))
+        offset, slope = self.model.calibration.get(self.decoder.name, (0.0, 1.0))
         written = [k for k, line in enumerate(pixels) if line.min() < 255]
         follow = above is not None and isinstance(self.decoder, Reranker)
         order = written if follow else sorted(written, key=lambda k: pixels[k].shape[1])
