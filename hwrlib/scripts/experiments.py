@@ -12,11 +12,11 @@ import pandas as pd
 
 from hwrlib import WEIGHTS
 from hwrlib.augment import vary
-from hwrlib.batches import prepare_lines
+from hwrlib.batches import PreparedLine, prepare_lines
 from hwrlib.cpu import PRECISIONS, best_precision
 from hwrlib.data import hold_out, load_lines
 from hwrlib.files import DataError
-from hwrlib.metrics import cer, per_line
+from hwrlib.metrics import cer, per_line, score
 from hwrlib.model import CRNN, weights_version
 from hwrlib.recognizer import Recognizer
 from hwrlib.settings import PRESETS
@@ -44,6 +44,11 @@ CHANGES = {  # other settings or shares; None: the weights as they are
 }
 WRITERS = ("202", "289")  # the two with the most lines among IAM's validation lines: 53 and 50
 GIVEN, OTHERS, EPOCHS = (5, 10, 20, 40), 100, 3  # a writer's lines to learn from, others' that are read; epochs
+LEARNT, SEEDS, VISITS = (
+    (10, 30, 100, 300, 1000),
+    (0, 1, 2),
+    1000,
+)  # lines of a hand; each seen 10 times, or so many in all
 Runs = Iterator[tuple[dict, Callable[[], dict | None]]]
 
 
@@ -130,18 +135,57 @@ def personal(options: argparse.Namespace) -> Runs:
     return ((dict(zip(names, run, strict=True)), functools.partial(teach, *run)) for run in runs)
 
 
+def hand(options: argparse.Namespace) -> Runs:
+    """Runs that learn 0 to all lines of an archive's hand, and read its validation lines and IAM's."""
+    start = CRNN.from_pretrained(options.weights)
+
+    def prepare(source: str, split: str) -> list[PreparedLine]:
+        rows = load_lines(split, source)  # of the texts, what the network can write
+        texts = [" ".join(start.alphabet.drop(text).split()) for text in rows["text"][:]]
+        rows = rows.remove_columns("text").add_column("text", texts)
+        return prepare_lines(rows, start.alphabet, start.width_divisor, skip_bad=True)
+
+    own, *read = prepare(options.data, "train"), prepare(options.data, "validation")
+    read.append(prepare(*options.extra, "validation"))
+    counts = [count for count in LEARNT if count < len(own)]
+
+    def teach(count: int, seed: int) -> dict | None:
+        model, minutes = CRNN.from_pretrained(options.weights), 0.0
+        if count:
+            some = [own[k] for k in np.random.default_rng(seed).permutation(len(own))[:count]]
+            epochs = int(np.clip(VISITS // count, 1, 10))
+            settings = replace(PRESETS["personal"], epochs=epochs, patience=None, seed=seed)
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = Trainer(model, some, some[:1], folder, replace(settings, precision=options.precision))
+                model = trainer.run(bar=False)
+            if len(trainer.history) < epochs:
+                return None
+            minutes = trainer.history[-1]["minutes"]
+        reader, row = Recognizer(model, options.precision), {"minutes": minutes}
+        for name, lines in zip(("own", "iam"), read, strict=True):
+            texts = [reading.text for reading in reader.read_prepared([line.pixels for line in lines])]
+            found = score([line.text for line in lines], texts)["cer"]
+            row |= {f"{name}_{part}": round(value, 4) for part, value in found.items()}
+        return row
+
+    runs = [(0, 0), *((count, seed) for count in counts for seed in SEEDS), (len(own), 0)]
+    return (({"lines": count, "seed": seed}, functools.partial(teach, count, seed)) for count, seed in runs)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Record ablation.csv and ablation_errors.csv, or personal.csv; a second call goes on with what is missing."""
+    """Record a kind's table, such as ablation.csv; a second call goes on with what is missing."""
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.experiments", description=__doc__)
-    parser.add_argument("kind", choices=["ablation", "personal"])
+    parser.add_argument("kind", choices=["ablation", "personal", "hand"])
     parser.add_argument("out", type=Path, help="folder of the tables, such as notebooks/recorded")
-    parser.add_argument("data", help="folder of the IAM lines; personal needs their column writer")
-    parser.add_argument("extra", nargs="*", help="ablation: parquet files of strokes, strokes --as-written, numbers")
+    parser.add_argument("data", help="folder of the IAM lines (personal: with their writers), for hand of that hand's")
+    parser.add_argument(
+        "extra", nargs="*", help="ablation: parquet of strokes, strokes --as-written, numbers; hand: IAM"
+    )
     parser.add_argument("--weights", default=WEIGHTS, help="the weights to start from (default: the embedded)")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
     options = parser.parse_args(arguments)
     options.precision = options.precision or best_precision()
-    runs = {"ablation": ablation, "personal": personal}[options.kind](options)
+    runs = {"ablation": ablation, "personal": personal, "hand": hand}[options.kind](options)
     alike = {"precision": options.precision, "weights": weights_version(options.weights)}
     record(options.out / f"{options.kind}.csv", runs, alike)
 

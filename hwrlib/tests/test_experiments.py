@@ -47,11 +47,18 @@ def run(tmp_path, monkeypatch):
     counts = note(experiments.make_trainer, lambda *rows, replay_rows: (len(rows[1]), len(rows[2]), bool(replay_rows)))
     monkeypatch.setattr(experiments, "make_trainer", counts)
     monkeypatch.setattr(batches, "replay", functools.partial(batches.replay, least=2))
-    for name, value in {"WRITERS": ("202",), "GIVEN": (2, 4), "EPOCHS": 1, "LINES": 8}.items():
+    for name, value in {
+        "WRITERS": ("202",),
+        "GIVEN": (2, 4),
+        "EPOCHS": 1,
+        "LINES": 8,
+        "LEARNT": (2,),
+        "VISITS": 9,
+    }.items():
         monkeypatch.setattr(experiments, name, value)
 
     def call(kind, *more):
-        extra = ["strokes.parquet", "written.parquet", "numbers.parquet"] if kind == "ablation" else []
+        extra = {"ablation": ["strokes.parquet", "written.parquet", "numbers.parquet"], "hand": ["data"]}.get(kind, [])
         options = ["--weights", "weights", "--precision", "fp32", *more]
         experiments.main([kind, ".", "data", *extra, *options])
         table = pd.read_csv(f"{kind}.csv", dtype={"writer": str, "weights": str})
@@ -99,3 +106,13 @@ def test_own_lines_are_given_and_measured_apart(run):
     table.drop(index=4).to_csv("personal.csv", index=False)
     again, trained = run("personal")
     assert len(again) == 6 and len(trained) == 1
+
+
+def test_a_hand_is_learnt_from_more_and_more_lines_and_another_is_read_beside_it(run):
+    table, trained = run("hand")
+    assert list(zip(table.lines, table.seed, strict=True)) == [(0, 0), (2, 0), (2, 1), (2, 2), (9, 0)]
+    rates = [f"{name}_{part}" for name in ("own", "iam") for part in ("rate", "low", "high")]
+    assert set(table) == {"lines", "seed", "minutes", "precision", "weights", *rates}
+    assert [settings.epochs for _, settings in trained] == [4, 4, 4, 1]
+    assert all(len(texts) == count for (texts, _), count in zip(trained, table.lines[1:], strict=True))
+    assert (table.own_low <= table.own_rate).all() and (table.own_rate <= table.own_high).all()

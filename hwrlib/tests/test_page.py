@@ -77,6 +77,8 @@ def test_tilted_curved_shadowed_ruled_white_on_black_or_on_a_desk():
         assert_all_found(page, [tuple(matrix @ (x, y, 1)) for x, y in MIDDLES])
     light = (1 - 0.4 * ACROSS / COLUMNS) * (0.8 + 0.2 * np.tanh((ACROSS - 150) / 20))
     assert_all_found((PAGE * light).astype(np.uint8))
+    half = PAGE * (0.78 + 0.22 * np.tanh((ACROSS + 0.4 * DOWN - 0.6 * COLUMNS) / 25))  # in a hard shadow
+    assert np.median(assert_all_found(half.astype(np.uint8))[0].image) > 128  # and not taken for white on black
     bend = (15 * np.sin(2 * np.pi * ACROSS / COLUMNS)).astype(np.float32)
     assert_all_found(cv2.remap(PAGE, ACROSS, DOWN + bend, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     for darkness in (0.75, 0.5):
