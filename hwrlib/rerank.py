@@ -17,6 +17,7 @@ from hwrlib.cpu import PRECISIONS, best_precision
 from hwrlib.ctc import Reading
 from hwrlib.language import CharNgram
 
+TUNED = 0.4, 0.6, 1.0  # on every third of 467 IAM validation lines
 MODEL = "HuggingFaceTB/SmolLM2-135M"  # Allal et al., 2025
 TEXTS, ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
 
@@ -86,11 +87,7 @@ class Reranker(PrefixBeam):
     width: int = 64
     best: int = TEXTS
     model: CausalModel | None = None  # where left out, MODEL, or what the environment variable HWR_RERANKER names
-    weights: tuple[float, float, float] = (
-        0.4,
-        0.6,
-        1.0,
-    )  # a, b, c: tuned on every third of 467 IAM validation lines
+    weights: tuple[float, float, float] = TUNED  # a, b and c
     above: Sequence[str] | None = None  # texts of the lines above; None where lines do not follow each other
 
     def __post_init__(self):
