@@ -145,8 +145,10 @@ class Recognizer:
                 break
         if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
             turned = [line._replace(image=np.rot90(line.image, 2)) for line in found[0]]
-            if self._surest({0: found[0], 180: turned}, name) == 180:
-                states = self._iter_lines(find_lines(page, kind, 180), name, 180)
+            if self._surest({0: found[0], 180: turned}, name) == 180:  # the page is searched again only then
+                found = {0: found[0], 180: find_lines(page, kind, 180)}
+                if self._surest(found, name) == 180:
+                    states = self._iter_lines(found[180], name, 180)
         yield from states
 
     def _surest(self, found: dict[int, list[PageLine]], name: str) -> int:
