@@ -21,6 +21,7 @@ from hwrlib.data import load_lines
 
 FOLDER = Path(__file__).parents[1] / "samples"
 SEED, NUMBERS_SEED = 1837, 91
+EXAMPLE = 57  # the row of the validation lines that is a picture as well
 FONTS = {  # npm packages by hand; "train" hands also write two thirds of the other splits
     "train": "annie-use-your-telescope architects-daughter bad-script beth-ellen caveat cedarville-cursive "
     "covered-by-your-grace dancing-script dawning-of-a-new-day dekko gaegu give-you-glory handlee indie-flower kalam "
@@ -29,6 +30,7 @@ FONTS = {  # npm packages by hand; "train" hands also write two thirds of the ot
     "validation": "gloria-hallelujah hi-melody marck-script meddon neucha swanky-and-moo-moo waiting-for-the-sunrise",
     "test": "gochi-hand just-me-again-down-here mr-de-haviland pangolin playpen-sans reenie-beanie ruthie",
 }
+PAGE_FONT = "nothing-you-could-do"
 EM, BASELINE = 88, 211  # pixels per em while drawing, and the row of the drawing on which the words stand
 LONGEST = 64  # characters a line, about
 WORDS = {
@@ -251,8 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         for part, split in enumerate(("train", "validation", "test")):
             write_split(split, sentences[split], fonts, np.random.default_rng([SEED, part]))
-        write_page(sentences["page"][0], fonts["nothing-you-could-do"][0], np.random.default_rng([SEED, 3]))
-    load_lines("validation", "sample")[57]["image"].save(FOLDER / "line.png", optimize=True)
+        write_page(sentences["page"][0], fonts[PAGE_FONT][0], np.random.default_rng([SEED, 3]))
+    load_lines("validation", "sample")[EXAMPLE]["image"].save(FOLDER / "line.png", optimize=True)
 
 
 if __name__ == "__main__":
