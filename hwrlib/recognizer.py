@@ -137,7 +137,9 @@ class Recognizer:
         known = rotation is not None or kind == "line"
         turns = [rotation or 0] if known else [0, 90, 270] if is_sideways(page) else [0]
         found = {turn: find_lines(page, kind, turn) for turn in turns}
-        turn = self._surest(found, name)
+        turn = turns[0]
+        if len(turns) > 1:  # in doubt as it is given
+            turn = max(turns, key=lambda turn: self._certainty(found[turn], name) - CLEARLY * (turn > 0))
         states = self._iter_lines(found[turn], name, turn)
         for state in states:
             yield state
@@ -145,22 +147,19 @@ class Recognizer:
                 break
         if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
             turned = [line._replace(image=np.rot90(line.image, 2)) for line in found[0]]
-            if self._surest({0: found[0], 180: turned}, name) == 180:  # the page is searched again only then
-                found = {0: found[0], 180: find_lines(page, kind, 180)}
-                if self._surest(found, name) == 180:
+            enough = self._certainty(found[0], name) + CLEARLY
+            if self._certainty(turned, name) > enough:  # the page is searched again only then
+                found[180] = find_lines(page, kind, 180)
+                if self._certainty(found[180], name) > enough:
                     states = self._iter_lines(found[180], name, 180)
         yield from states
 
-    def _surest(self, found: dict[int, list[PageLine]], name: str) -> int:
-        """The turn with which the longest lines of a page read most surely; in doubt as it is given."""
-        sure = dict.fromkeys(found, 0.0)
-        for turn, lines in found.items() if len(found) > 1 else ():
-            longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
-            pixels = [self._prepare(line.image, name=name) for line in longest]
-            read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
-            if any(reading.text for reading in read):
-                sure[turn] = certainty(read)
-        return max(sure, key=lambda turn: sure[turn] - CLEARLY * (turn > 0))
+    def _certainty(self, lines: list[PageLine], name: str) -> float:
+        """How surely the longest lines of a page read, 0 to 1."""
+        longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
+        pixels = [self._prepare(line.image, name=name) for line in longest]
+        read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
+        return certainty(read) if any(reading.text for reading in read) else 0.0
 
     def _iter_lines(self, lines: list[PageLine], name: str, rotation: int) -> Iterator[PageReading]:
         """Read the lines of a page that is turned so many degrees clockwise."""
