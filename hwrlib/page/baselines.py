@@ -150,15 +150,16 @@ def join(pieces: list[Baseline], end: np.ndarray) -> list[Baseline]:
             step = abs(float(left.at(middle)[0] - right.at(middle)[0]))
             if step < 0.6 * size and (gap < 2.2 * size or ends_between(left, right, end) < 0.3):
                 choices.append((max(gap, 0) + 3 * step, a, b))
-    follows: dict[int, int] = {}
+    follows, led = {}, set()
     for _, a, b in sorted(choices):
-        if a not in follows and b not in follows.values():
+        if a not in follows and b not in led:
             follows[a] = b
+            led.add(b)
 
     def chain(k: int) -> list[Baseline]:
         return [pieces[k], *(chain(follows[k]) if k in follows else [])]
 
-    return [merge(chain(k)) for k in range(len(pieces)) if k not in follows.values()]
+    return [merge(chain(k)) for k in range(len(pieces)) if k not in led]
 
 
 def ends_between(left: Baseline, right: Baseline, end: np.ndarray) -> float:
