@@ -147,6 +147,8 @@ def test_places_and_confidences_are_the_same_in_alto_page_hocr_and_json(pages):
     given = [(w.text, list(w.box)) for w in words_of(page)]
     assert [(w["text"], w["box"]) for line in found["lines"] for w in line["words"]] == given
     assert render(page, "text").decode().splitlines() == [line["text"] for line in found["lines"]]
+    for line in found["lines"]:
+        assert "".join(c["text"] for c in line["characters"]) == line["text"] and 0 <= line["confidence"] <= 1
 
 
 def test_a_pdf_has_the_words_where_they_stand_is_as_large_as_the_picture_says_and_shows_it(pages):
