@@ -212,9 +212,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_evaluate_writes_a_report_and_readings_and_names_what_cannot_be_read(
-    weights, folder, tmp_path, capsys, monkeypatch
-):
+def test_evaluate_reports_and_names_what_cannot_be_read(weights, folder, tmp_path, capsys, monkeypatch):
     report, table = tmp_path / "new" / "report.json", tmp_path / "new" / "readings.csv"
     arguments = ["evaluate", "--data", str(folder), "--weights", weights]
     assert main(arguments) == 0
