@@ -118,7 +118,7 @@ def errors_are(monkeypatch, *errors):
 def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     seen, steps = [], []
     run = trainer(tmp_path, on_epoch=lambda table: seen.append(len(table)), on_step=lambda *at: steps.append(at))
-    model = run.run(bar=False)
+    run.run(bar=False)
     assert (seen, steps) == ([1, 2], [(k, 10) for k in range(1, 11)])
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history) == ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
@@ -127,7 +127,6 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     left = {".lock", "best", "state-000000010", "history.csv", "settings.json"}
     assert {path.name for path in tmp_path.iterdir()} == left
     assert json.loads((tmp_path / "best" / "config.json").read_text())["alphabet"] == "ab"
-    assert same(best(tmp_path), model.state_dict()) == (history.cer.idxmin() == 1)
 
 
 def test_both_presets_train_the_real_network(tmp_path):
