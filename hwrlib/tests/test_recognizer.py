@@ -124,13 +124,13 @@ def test_a_short_word_is_one_line_that_reads_as_when_one_says_so(reader, row):
         assert reading.text == as_line.text
 
 
-def test_a_page_is_turned_until_it_can_be_read(reader):
+def test_a_page_is_turned_until_it_can_be_read_and_may_be_dithered(reader):
     upright, language = load_page(SAMPLE / "page.png")[:280], Recognizer(reader.model, "fp32", "language")
     (*_, state) = language.iter_page(np.rot90(upright, 2))  # a language model makes sense of a page upside down
     assert state.rotation == 180
     expected = reader.read_page(upright)
-    dithered = reader.read_page(Image.fromarray(upright).convert("1"))
-    assert cer([r.text for r in expected], [r.text for r in dithered]) < 0.1
+    dithered = language.read_page(Image.fromarray(upright[:220]).convert("1"))  # two lines of it
+    assert cer([r.text for r in expected[:2]], [r.text for r in dithered]) < 0.08
     assert len(expected) > 2 and {reading.rotation for reading in expected} == {0}
     for rotation in (90, 180, 270):
         given = np.rot90(upright, rotation // 90)  # counter-clockwise, so that this rotation undoes it
