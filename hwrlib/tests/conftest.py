@@ -1,6 +1,7 @@
 """What more than one test module needs."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -35,6 +36,16 @@ def untrained(alphabet=IAM, width_divisor=1.0):
         model.fc.weight.mul_(20)
         model.fc.bias.zero_()
     return model.eval()
+
+
+class Malicious:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
 
 
 @pytest.fixture

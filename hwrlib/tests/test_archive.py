@@ -196,13 +196,13 @@ def test_the_pages_of_a_pdf_are_drawn_at_200_dpi_or_as_fine_as_their_picture_wit
     form = b"""%PDF-1.7
     1 0 obj <</Type/Catalog /Pages 2 0 R /AcroForm <</Fields [4 0 R]>> >> endobj
     2 0 obj <</Type/Pages /Kids [3 0 R] /Count 1>> endobj
-    3 0 obj <</Type/Page /Parent 2 0 R /MediaBox [0 0 72 36] /Annots [4 0 R]>> endobj
+    3 0 obj <</Type/Page /Parent 2 0 R /MediaBox [0 0 72 36] /Rotate 90 /Annots [4 0 R]>> endobj
     4 0 obj <</Type/Annot /Subtype/Widget /FT/Tx /T(a) /V(b) /F 4 /Rect [0 0 72 36] /AP <</N 5 0 R>> >> endobj
     5 0 obj <</Type/XObject /Subtype/Form /BBox [0 0 72 36] /Length 24>> stream
 0 0 0 rg 0 0 72 36 re f \nendstream endobj
     trailer <</Root 1 0 R>>"""
     (page,) = iter_pages(form, "form.pdf")
-    assert page.pixels.shape == (100, 200) and page.pixels.max() < 10
+    assert page.pixels.shape == (200, 100) and page.pixels.max() < 10
 
 
 def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():

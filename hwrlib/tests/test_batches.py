@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from hwrlib.alphabet import IAM
 from hwrlib.batches import AugmentedLines, BucketSampler, PreparedLine, collate, load_batches, prepare_lines, replay
@@ -85,11 +84,8 @@ def test_collate_pads_with_paper_and_keeps_the_widths():
     assert collate(lines).images.shape[-1] == 40
 
 
-class Told(Dataset):
+class Told(AugmentedLines):
     """Lines whose texts say what process made them."""
-
-    def __len__(self):
-        return 7
 
     def __getitem__(self, k):
         alone = os.getpgrp() == os.getpid()  # out of reach of a signal to the group
@@ -98,7 +94,7 @@ class Told(Dataset):
 
 def test_batches_come_from_workers_by_a_pipe_and_not_by_shared_memory():
     sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 2)
-    here, there = (list(load_batches(Told(), sampler, on_gpu)) for on_gpu in (False, True))
+    here, there = (list(load_batches(Told(LINES), sampler, on_gpu)) for on_gpu in (False, True))
     for one, other in zip(here, there, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
         assert set(other.texts) == {"True True"} and not any(part.is_shared() for part in other[:4])

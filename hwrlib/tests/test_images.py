@@ -214,14 +214,6 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut():
             refused(data[:kept], "")
 
 
-def test_whatever_a_decoder_raises_is_an_image_error_that_names_the_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(drawn()))
-    for error in (struct.error("a"), TypeError("b"), RuntimeError("c"), MemoryError(), KeyError(5)):
-        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_, error=error: (_ for _ in ()).throw(error))
-        refused(path, rf"a\.png.*\({type(error).__name__}\)")
-
-
 def three_pages(**options):
     shades = [Image.new("L", (60, 40), level) for level in (10, 20, 30)]
     return encoded(shades[0], "TIFF", save_all=True, append_images=shades[1:], **options)

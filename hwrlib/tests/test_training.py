@@ -29,11 +29,10 @@ from torch import nn
 from hwrlib import training
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.batches import collate, prepare_lines
-from hwrlib.cpu import WinogradConv2d
 from hwrlib.files import BadRows
 from hwrlib.model import CRNN
 from hwrlib.settings import PRESETS, Settings
-from hwrlib.tests.conftest import strokes
+from hwrlib.tests.conftest import Malicious, strokes
 from hwrlib.training import Trainer, TrainingError, make_trainer, new_model
 
 AB = Alphabet("ab")
@@ -119,7 +118,7 @@ def errors_are(monkeypatch, *errors):
 def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     seen, steps = [], []
     run = trainer(tmp_path, on_epoch=lambda table: seen.append(len(table)), on_step=lambda *at: steps.append(at))
-    model = run.run(bar=False)
+    run.run(bar=False)
     assert (seen, steps) == ([1, 2], [(k, 10) for k in range(1, 11)])
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history) == ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
@@ -128,7 +127,6 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     left = {".lock", "best", "state-000000010", "history.csv", "settings.json"}
     assert {path.name for path in tmp_path.iterdir()} == left
     assert json.loads((tmp_path / "best" / "config.json").read_text())["alphabet"] == "ab"
-    assert same(best(tmp_path), model.state_dict()) == (history.cer.idxmin() == 1)
 
 
 def test_both_presets_train_the_real_network(tmp_path):
@@ -137,13 +135,10 @@ def test_both_presets_train_the_real_network(tmp_path):
         lines = prepare_lines(rows(5), IAM)
         run = Trainer(new_model(settings), lines[:4], lines[4:], tmp_path / preset, settings)
         before = copied(run.model)
-        assert sum(isinstance(layer, WinogradConv2d) for layer in run.model.cnn) == 4  # learns in tiles
         run.run(bar=False)
         assert moved(run.model, before) == {"cnn", "map2seq", "rnn", "fc"}
         assert same(run.model.state_dict(), run.averaged.state_dict())  # after one step
         assert same(CRNN.from_pretrained(tmp_path / preset / "best").state_dict(), run.averaged.state_dict())
-    exact = trainer(tmp_path, changed(precision="bf16")).model.cnn
-    assert not any(isinstance(layer, WinogradConv2d) for layer in exact)
 
 
 def test_frozen_convolutions_stay_as_they_are_while_the_rest_learns(tmp_path):
@@ -197,9 +192,10 @@ def test_the_loss_is_that_of_ctc_and_of_the_auxiliary_head_also_where_the_device
         run.run(bar=False)
     batch = collate(LINES, multiple=64).to("cpu")
     widths = torch.full_like(batch.widths, batch.images.shape[-1])  # the paper that pads a line is its margin
+    outputs = run.model.train()(batch.images, widths), run.trainee(batch.images, widths)[1]
     main, auxiliary = (
         ctc(x.transpose(0, 1), batch.labels, widths // 4 - 1, batch.label_lengths, zero_infinity=True).item()
-        for x in run.trainee.train()(batch.images, widths)
+        for x in outputs
     )
     found = [run.history[0]["loss"], *total]
     assert found == pytest.approx([main, main + 0.1 * auxiliary], rel=1e-5)
@@ -365,17 +361,11 @@ def test_a_state_of_other_lines_or_another_network_is_refused(finished):
         ("set of lines", {"lines": [*LINES[:7], dataclasses.replace(LINES[7], pixels=pixels), *LINES[8:]]}),
         ("set of lines", {"lines": [dataclasses.replace(line, text=line.text + "a") for line in LINES]}),
         ("set of validation lines", {"validation": VALIDATION[:-1]}),
-        ("seed .0.", {"settings": changed(seed=1)}),
         ("frozen .False.", {"settings": changed(frozen=True)}),
     ):
         arguments = {"model": small(), "lines": LINES, "validation": VALIDATION, "settings": FEW} | options
         with pytest.raises(TrainingError, match=f"another {what}.*resume it with the same"):
             Trainer(**arguments, folder=finished, resume=True)
-
-
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, (os.environ["EVIL"],)
 
 
 def swell(file):
@@ -384,11 +374,10 @@ def swell(file):
         records.writestr("archive/zeros", bytes(10_000_000))
 
 
-def test_a_damaged_or_hostile_state_runs_no_code_and_says_what_to_do(tmp_path, finished, monkeypatch):
-    monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
-    state = next(finished.glob("state-*"))
+def test_a_damaged_or_hostile_state_runs_no_code_and_says_what_to_do(tmp_path, finished):
+    state, evil = next(finished.glob("state-*")), Malicious(f"touch {tmp_path / 'trace'}")
     spoilt = [lambda file, n=n: file.write_bytes(file.read_bytes()[:n]) for n in (0, 100, -100)]
-    spoilt += [lambda file: file.write_bytes(pickle.dumps(Evil())), lambda file: torch.save(Evil(), file)]
+    spoilt += [lambda file: file.write_bytes(pickle.dumps(evil)), lambda file: torch.save(evil, file)]
     spoilt += [lambda file: torch.save([1, 2], file), Path.unlink, swell]
     files = sorted(path.name for path in state.iterdir())
     assert files == ["optimizer.bin", "pytorch_model.bin", "pytorch_model_1.bin", "random_states_0.pkl", "rest.json"]
@@ -403,7 +392,7 @@ def test_a_damaged_or_hostile_state_runs_no_code_and_says_what_to_do(tmp_path, f
         else:
             with pytest.raises(TrainingError, match=f"{state.name} is damaged; start again with --init {folder}/best"):
                 trainer(folder, resume=True)
-    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path / "trace").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_state(tmp_path, monkeypatch):
