@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
+import pypdfium2
 import pytest
 import torch
 from PIL import Image
@@ -19,8 +21,11 @@ import hwrlib
 from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
 from hwrlib.data import load_lines
+from hwrlib.images import load_page, prepare_pixels
+from hwrlib.metrics import cer
 from hwrlib.model import CRNN, weights_version
 from hwrlib.recognizer import Recognizer
+from hwrlib.scripts.words import cut_words
 from hwrlib.settings import PRESETS
 from hwrlib.tests.conftest import untrained
 from hwrlib.tests.test_recognizer import page
@@ -98,6 +103,41 @@ def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
         assert read(path, "--format", name, "--output", tmp_path / name, "--as", "page") == 0
     assert (tmp_path / "text" / "scan.tif-2.txt").read_text() == ""
     assert "<TextLine" not in (tmp_path / "alto" / "scan.tif-2.alto.xml").read_text()
+
+
+def test_what_lies_upside_down_is_dithered_or_in_columns_reads_as_the_page_and_a_strip_or_a_word_is_what_it_is(
+    tmp_path, capsys
+):
+    page, line = load_page(hwrlib.SAMPLE / "page.png")[:220], prepare_pixels(hwrlib.SAMPLE / "line.png")
+    (_, _, (word, _), *_) = cut_words(line, "The baker's oldest recipe calls")
+    pepper = np.where(np.random.default_rng(0).random(page.shape) < 0.005, 0, page).astype(np.uint8)
+    pictures = {"page": page, "over": np.rot90(page, 2), "pepper": pepper, "columns": np.hstack([page, page])}
+    pictures |= {"strip": np.pad(page, ((0, 0), (0, 400)), mode="edge"), "word": np.pad(word, 60, constant_values=255)}
+    pictures = {name: Image.fromarray(pixels) for name, pixels in pictures.items()}
+    for name, image in (pictures | {"dithered": pictures["page"].convert("1")}).items():
+        image.save(tmp_path / f"{name}.png")
+    pictures["over"].save(tmp_path / "over.pdf")
+    pdf = pypdfium2.PdfDocument(tmp_path / "over.pdf")
+    pdf[0].set_rotation(180)  # as its /Rotate says, it is upright
+    pdf.save(tmp_path / "rotated.pdf")
+    assert main(["read", "--precision", "fp32", str(tmp_path)]) == 0  # the decoder is the usual one
+    texts = {}
+    for row in capsys.readouterr().out.splitlines():
+        path, text = row.split("\t")
+        texts.setdefault(Path(path).name, []).append(text)
+    assert texts.pop("word.png") == ["oldest"]
+    expected = texts.pop("page.png")
+    assert len(expected) == 2 and cer(["\n".join(expected * 2)], ["\n".join(texts.pop("columns.png"))]) < 0.03
+    for name, text in texts.items():
+        assert len(text) == 2 and cer(["\n".join(expected)], ["\n".join(text)]) < 0.08, (name, text)
+
+
+def test_json_has_confidence_and_the_places_of_line_and_characters(read, images, capsys):
+    assert read(images / "0.png", "--format", "json", "--decoder", "language") == 0
+    (reading,) = json.loads(capsys.readouterr().out)["lines"]
+    assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
+    assert 0 <= reading["confidence"] <= 1 and len(reading["baseline"]) >= 2 and len(reading["outline"]) >= 4
+    assert all(c["begin"] < c["end"] and len(c["box"]) == 4 for c in reading["characters"])
 
 
 def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_line(read, images, tmp_path, capsys):

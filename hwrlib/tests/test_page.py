@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from hwrlib import SAMPLE
+from hwrlib.ctc import Character, Reading
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page
-from hwrlib.page.lines import find_lines
+from hwrlib.page.lines import PageLine, find_lines, place_characters, place_reading
 
 PAGE = load_page(SAMPLE / "page.png")
 BOXES = [line["box"] for line in json.loads((SAMPLE / "page.json").read_text())["lines"]]
@@ -185,3 +186,18 @@ def test_a_line_that_is_tight_is_taken_as_it_is():
         assert np.array_equal(line.image, whole)
     (line,) = find_lines(written({(20, 100): "b"}, height=130, width=90, size=3), "line")
     assert line.image.shape[0] <= line.image.shape[1]  # a lone tall letter is a line, too
+
+
+def test_a_mark_takes_its_own_ink_and_a_letter_what_is_in_its_columns():
+    pixels, line = np.full((128, 200), 255, np.uint8), PageLine.whole(np.zeros((64, 100), np.uint8))
+    pixels[20:90, 10:60] = 0  # two letters that hang together
+    pixels[80:100, 66:72] = 0  # a comma, which CTC saw behind its own ink, as it saw the space before it
+    spans = (("a", 4, 5), ("b", 11, 12), (" ", 16, 17), (",", 20, 21))
+    letters = tuple(Character(text, 0.9, begin, end) for text, begin, end in spans)
+    a, b, _, comma = (character.box for character in place_characters(letters, pixels, line.outline))
+    assert (a[1], a[3], b[1], b[3]) == (10, 35, 10, 35) and a[0] + a[2] == b[0]
+    assert comma == (33, 40, 3, 10)
+    reading = place_reading(Reading("ab ,", -1.0, 0.9, letters), line, pixels, 0)
+    assert reading.box == line.box and reading.characters[-1].box == comma
+    assert reading.outline == ((0, 0), (100, 0), (100, 64), (0, 64))
+    assert reading.baseline == ((0, 45), (100, 45))

@@ -71,6 +71,8 @@ def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
     loaded = Recognizer.from_pretrained(tmp_path, "fp32", "beam")
     assert loaded.model.width_divisor == 2.0 and not loaded.model.training
     assert loaded.decoder.name == "beam" and Recognizer.from_pretrained(tmp_path, "fp32").decoder is greedy
+    with pytest.raises((ValueError, OSError), match="nowhere"):
+        Recognizer.from_pretrained(tmp_path / "nowhere")
 
 
 def test_a_page_is_read_from_top_to_bottom_with_places(recognizer):
@@ -124,13 +126,11 @@ def test_a_short_word_is_one_line_that_reads_as_when_one_says_so(reader, row):
         assert reading.text == as_line.text
 
 
-def test_a_page_is_turned_until_it_can_be_read_and_may_be_dithered(reader):
+def test_a_page_is_turned_until_it_can_be_read(reader):
     upright, language = load_page(SAMPLE / "page.png")[:280], Recognizer(reader.model, "fp32", "language")
     (*_, state) = language.iter_page(np.rot90(upright, 2))  # a language model makes sense of a page upside down
     assert state.rotation == 180
     expected = reader.read_page(upright)
-    dithered = language.read_page(Image.fromarray(upright[:220]).convert("1"))  # two lines of it
-    assert cer([r.text for r in expected[:2]], [r.text for r in dithered]) < 0.08
     assert len(expected) > 2 and {reading.rotation for reading in expected} == {0}
     for rotation in (90, 180, 270):
         given = np.rot90(upright, rotation // 90)  # counter-clockwise, so that this rotation undoes it
