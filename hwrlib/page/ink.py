@@ -15,6 +15,7 @@ FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 X_HEIGHT = 40  # px of the reduced scale at most
 PAPER = 41  # px of the reduced scale: wider than any stroke
 ABOVE, BELOW, BEYOND = 3.2, 2.6, 4  # x-heights around a baseline within which its ink is
+HIGHEST, LOWEST = 5, 4  # within which a piece lies that is its letters' wholly: a large capital, a long loop
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -112,7 +113,7 @@ def thresholds(contrast: np.ndarray, faint: float, lines: list[Baseline]) -> np.
     """The contrast that ink has, uint8 (H, W): Otsu's of each line around it, 255 where no line is near."""
     strong = np.full_like(contrast, 255)
     for line in lines:
-        letters, around = (band(line, *reach, contrast.shape) for reach in ((1.5, 0.6, 0), (ABOVE, BELOW, BEYOND)))
+        letters, around = (band(line, *reach, contrast.shape) for reach in ((1.5, 0.6, 0), (HIGHEST, LOWEST, BEYOND)))
         seen = contrast[letters][contrast[letters] > faint].reshape(1, -1)
         if seen.size:
             strong[around] = np.minimum(strong[around], cv2.threshold(seen, 0, 255, cv2.THRESH_OTSU)[0])

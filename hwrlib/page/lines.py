@@ -17,7 +17,7 @@ from PIL import Image
 from hwrlib.ctc import Character, Reading
 from hwrlib.images import LONGEST, load_page
 from hwrlib.page.baselines import Baseline, find_baselines
-from hwrlib.page.ink import ABOVE, BELOW, BEYOND, SQUARE, Level, baseline_row, level_ink
+from hwrlib.page.ink import ABOVE, BELOW, BEYOND, HIGHEST, LOWEST, SQUARE, Level, baseline_row, level_ink
 
 NO_WRITING = "no writing was found on it; give a sharp photo or scan of dark writing on paper"
 BESIDE = 1.2  # x-heights from a line's ends to its loose pieces of ink
@@ -121,13 +121,13 @@ def assign_ink(level: Level) -> np.ndarray:
     pieces, count = labels[ys, xs], len(stats)
     votes, away = (np.full((count, len(level.lines)), start) for start in (0.0, np.inf))
     heights = np.empty((len(level.lines), len(xs)), np.float32)  # x-heights above each baseline
+    within = np.empty(heights.shape, bool)
     for k, line in enumerate(level.lines):
         heights[k] = (rows_at(line, xs) - ys) / line.x_height
         aside = np.maximum(line.xs[0] - xs, xs - line.xs[-1]).clip(0) / line.x_height
-        heights[k, (aside > BEYOND) | (heights[k] > ABOVE) | (heights[k] < -BELOW)] = np.nan
-        near = aside <= BESIDE
+        within[k] = (aside <= BEYOND) & (heights[k] <= ABOVE) & (heights[k] >= -BELOW)
+        near = within[k] & (aside <= BESIDE)
         votes[:, k] = np.bincount(pieces[near & (np.abs(heights[k] - 0.5) < 0.5)], minlength=count)
-        near &= ~np.isnan(heights[k])
         np.minimum.at(away[:, k], pieces[near], np.abs(heights[k, near] - 0.5) + 0.5 * aside[near])
     belongs = np.where(votes.any(axis=1), votes.argmax(axis=1), away.argmin(axis=1))
     belongs[np.isinf(away).all(axis=1)] = -1
@@ -145,7 +145,12 @@ def assign_ink(level: Level) -> np.ndarray:
         while (free := mask & (seeds == 0)).any():  # they spread evenly over the piece
             seeds[free] = cv2.dilate(seeds, SQUARE)[free]
         owner[part][mask] = seeds[mask]
-    beyond = np.isnan(heights[owner[ys, xs].astype(int) - 1, np.arange(len(xs))])  # a frame, a stroke of another line
+    own = owner[ys, xs].astype(int) - 1, np.arange(len(xs))
+    high, low = np.zeros((2, count))
+    np.maximum.at(high, pieces, heights[own])
+    np.minimum.at(low, pieces, heights[own])
+    whole = (high < HIGHEST) & (low > -LOWEST) & (written.sum(axis=1) == 1)
+    beyond = ~within[own] & ~whole[pieces]  # a frame, a stroke of another line
     owner[ys[beyond], xs[beyond]] = 0
     return owner
 
