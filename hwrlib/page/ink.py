@@ -56,6 +56,12 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings = find_rulings(marks.astype(np.uint8), stroke)
+    if rulings.any():
+        whole = fill_rulings(rulings)
+        alone = np.where(whole, 0, contrast)
+        pale = alone > thresholds(alone, faint, lines)
+        if pale.any() and np.median(contrast[pale]) + 2 * FAINT < np.percentile(contrast[rulings], 75):
+            ink, rulings = pale, whole  # where writing crosses a darker ruling, only the ruling is seen
     if rulings.any() and (ink & ~rulings).any():
         printed, written = np.percentile(contrast[rulings], 75), np.median(contrast[ink & ~rulings])
         if written > printed + 2 * FAINT:  # where a ruling is darker than printed, a stroke runs along it
@@ -141,6 +147,12 @@ def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
             crossing = cv2.morphologyEx(marks & (1 - other), cv2.MORPH_OPEN, np.ones(shape, np.uint8))
             rulings |= (run & (1 - crossing)) > 0
     return rulings
+
+
+def fill_rulings(rulings: np.ndarray) -> np.ndarray:
+    """The mask of rulings with the gaps of those across filled, which strokes that cross them left."""
+    pieces = cv2.morphologyEx(rulings.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, 12), np.uint8))
+    return rulings | (cv2.morphologyEx(pieces, cv2.MORPH_CLOSE, np.ones((3, 2 * X_HEIGHT), np.uint8)) > 0)
 
 
 def long_runs(marks: np.ndarray, stroke: float) -> list[np.ndarray]:

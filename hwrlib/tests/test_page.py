@@ -11,7 +11,9 @@ from hwrlib import SAMPLE
 from hwrlib.ctc import Character, Reading
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page
-from hwrlib.page.lines import PageLine, find_lines, place_characters, place_reading
+from hwrlib.page.baselines import Baseline
+from hwrlib.page.ink import level_ink
+from hwrlib.page.lines import PageLine, cut_lines, find_lines, place_characters, place_reading
 
 PAGE = load_page(SAMPLE / "page.png")
 BOXES = [line["box"] for line in json.loads((SAMPLE / "page.json").read_text())["lines"]]
@@ -150,6 +152,12 @@ def test_each_crop_holds_its_own_ink_alone_and_all_of_it_and_stray_marks_are_no_
     cv2.putText(stroke, "HILL", (60, 204), cv2.FONT_HERSHEY_SIMPLEX, 3, 40, 5)
     (line,) = find_lines(np.minimum(ruled(np.full_like(stroke, 230), 39, 39, 0.65), stroke))
     assert np.count_nonzero(line.image < 128) == pytest.approx(np.count_nonzero(stroke < 128), rel=0.1)
+    pale = np.full((200, 900), 230, np.uint8)
+    for x in range(40, 860, 24):
+        pale[70:130, x : x + 4] = 150
+    pale[120:125, 10:890] = 30  # as a form's field has it
+    (line,) = cut_lines(level_ink(pale, [Baseline(np.arange(40, 860, 8), np.full(103, 122.0), 40.0, 1.0)]))
+    assert np.count_nonzero(line.image < 100) < 500 < 8000 < np.count_nonzero(line.image < 200)
     page = written({(60, 100): "two lines of text", (60, 220): "and nothing else"}, height=600)
     cv2.circle(page, (400, 450), 3, 40, -1)
     cv2.line(page, (100, 520), (112, 520), 40, 2)
