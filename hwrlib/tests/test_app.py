@@ -93,6 +93,8 @@ def test_strokes_become_a_line_wherever_and_however_large_one_writes():
     assert line.shape[0] == 128 < line.shape[1] and line.max() == 255 > 60 > line.min()
     moved = [[3 * v + (500 if k % 2 == 0 else 20) for k, v in enumerate(stroke)] for stroke in HELLO]
     assert np.abs(strokes_to_line(moved).astype(int) - line).mean() < 1
+    for smallest in ([5, 5], [5, 5, 5, 90], [0, 0, 300, 0]):
+        assert prepare_pixels(strokes_to_line([smallest])).min() < 100
 
 
 def test_each_widget_carries_its_front_end_which_calls_nobody_and_writes_no_html():

@@ -5,6 +5,7 @@ import importlib.util
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from hwrlib.scripts import bench
@@ -14,6 +15,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 ROWS = [{"image": encoded(strokes(width)), "text": text} for width, text in ((90, "a b"), (120, "c # d"), (80, "to"))]
+
+
+def test_the_reference_prepares_reads_and_learns():
+    side = bench.Reference(ROWS, "cpu")
+    line = side.prepare(ROWS[0]["image"])
+    assert line.shape == (1, 128, 360) and line.dtype == torch.float32
+    assert line.min() == pytest.approx(-1, abs=0.1) and line.max() == 1
+    before = side.model.fc.weight.detach().clone()
+    side.train()
+    assert not torch.equal(before, side.model.fc.weight)
 
 
 def test_the_command_prints_all_tables_with_and_without_onnx(monkeypatch, tmp_path, capsys):

@@ -1,8 +1,31 @@
 """What makes a plain CPU faster gives what it would give without."""
 
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from hwrlib.cpu import WinogradConv2d
+
+FAULTS = """
+import resource, sys, torch
+from hwrlib.cpu import keep_freed
+
+if sys.argv[1] == "kept":
+    keep_freed()
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for megabytes in (48, 16, 32):
+        [torch.ones(megabytes, 2**18) for _ in range(2)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is told")
+def test_memory_that_was_freed_is_used_again_without_page_faults():
+    kept, given_back = (int(subprocess.check_output([sys.executable, "-c", FAULTS, way])) for way in ("kept", "not"))
+    assert kept < 0.1 * given_back
 
 
 def test_winograds_convolution_and_its_gradients_are_those_of_the_plain_one_which_it_is_in_16_bits():

@@ -124,6 +124,8 @@ def test_iams_spaces_are_closed_in_every_format():
     assert line["words"][0]["box"] == [0, 5, 99, 20]
     assert parsed(page, "alto").xpath("//*[local-name()='String']/@CONTENT") == words
     assert pypdfium2.PdfDocument(render(page, "pdf"))[0].get_textpage().get_text_range().split() == words
+    for text in ('said . " And then', 'he said , " Come , " and'):
+        assert '" ' in close_spaces(reading_of(text)).text  # it may open or close: left as it was read
 
 
 def test_places_and_confidences_are_the_same_in_alto_page_hocr_and_json(pages):

@@ -247,3 +247,11 @@ def test_smaller_copies_and_further_frames_are_no_pages_and_pages_without_end_ar
     for kind in ("GIF", "WEBP", "PNG", "MPO"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
         assert [round(page.mean()) for page in load_pages(data)] == [round(load_page(data).mean())] == [0]
+
+
+def test_whatever_a_decoder_raises_is_an_image_error_that_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(drawn()))
+    for error in (struct.error("a"), TypeError("b"), RuntimeError("c"), MemoryError(), KeyError(5)):
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_, error=error: (_ for _ in ()).throw(error))
+        refused(path, rf"a\.png.*\({type(error).__name__}\)")

@@ -28,11 +28,15 @@ def test_probabilities_sum_to_one_also_from_its_file(tmp_path):
         assert loaded.log_probability("abc a") == pytest.approx(ngram.log_probability("abc a"), abs=0.05)
 
 
-def test_it_predicts_what_it_saw_and_longer_contexts_help():
+def test_it_predicts_what_it_saw_longer_contexts_help_and_kneser_ney_counts_contexts():
     lines = ["the cat sat on the mat", "the rat sat on the cat", "a cat on a mat"] * 3
     bits = [train_ngram(lines, order=order, prune=0).bits(["the cat on the mat"]) for order in range(1, 5)]
     assert bits == sorted(bits, reverse=True)
     assert train_ngram(lines).row("the ca").argmax() == IAM.encode("t")[0]
+    # "c" is frequent but follows only "b"; "a" follows three different characters.
+    ngram = train_ngram(["bcbcbcbcbc", "aa", "ba", "ca"], Alphabet("abc"), order=2)
+    unigram = CharNgram(ngram.alphabet, ngram.tables[:1], ngram.prior).row("")
+    assert unigram[1] > unigram[3]
     ngram = train_ngram(["abb", "b"], Alphabet("abc"), order=1)
     assert ngram.prior.tolist() == pytest.approx([3 / 10, 2 / 10, 4 / 10, 1 / 10])  # each counted once more
 

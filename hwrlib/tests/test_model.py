@@ -16,7 +16,7 @@ import torch
 from hwrlib import WEIGHTS
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet
 from hwrlib.ctc import frames, greedy
-from hwrlib.model import CRNN, WeightsError, load_reference_checkpoint, weights_version
+from hwrlib.model import CRNN, AuxiliaryHead, WeightsError, load_reference_checkpoint, weights_version
 from hwrlib.tests.conftest import Malicious, untrained
 
 SMALL = Alphabet("ab")
@@ -46,6 +46,14 @@ def test_images_that_do_not_fit_are_refused(model):
             model(torch.ones(shape))
     with pytest.raises(ValueError, match="5 px wide"):
         model(torch.ones(2, 1, 128, 64), torch.tensor([64, 5]))
+
+
+def test_the_auxiliary_head_has_its_own_say_and_leaves_the_network_as_it_was(model):
+    images, widths = torch.rand(2, 1, 128, 42) * 2 - 1, torch.tensor([42, 11])
+    with torch.inference_mode():
+        main, auxiliary = AuxiliaryHead(model).eval()(images, widths)
+        assert torch.equal(main, model(images, widths))
+    assert auxiliary.shape == main.shape and auxiliary.exp().sum(-1) == pytest.approx(torch.ones(main.shape[:2]))
 
 
 @pytest.fixture

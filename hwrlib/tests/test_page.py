@@ -188,10 +188,14 @@ PAPERS = [with_margin, tilted_in_shadow]
 PAPERS += [lambda line, steps=steps: ruled(with_margin(line), *steps, 0.65) for steps in ((120, 10_000), (40, 40))]
 
 
-def test_a_line_that_is_tight_is_taken_as_it_is():
+def test_a_line_is_cropped_to_its_writing_where_it_is_not_tight():
     for whole in (LINE, np.full((128, 900), 230, np.uint8), PAGE.copy()):  # tight, blank, a page
         (line,) = find_lines(whole, "line")
         assert np.array_equal(line.image, whole)
+    rows, columns = np.nonzero(LINE < 128)
+    for paper in PAPERS:
+        (line,) = find_lines(paper(LINE), "line")
+        assert line.image.shape == pytest.approx((np.ptp(rows), np.ptp(columns)), abs=0.3 * np.ptp(rows))
     (line,) = find_lines(written({(20, 100): "b"}, height=130, width=90, size=3), "line")
     assert line.image.shape[0] <= line.image.shape[1]  # a lone tall letter is a line, too
 

@@ -66,6 +66,21 @@ def test_it_reads_files_images_and_arrays_and_names_what_it_refuses(recognizer, 
             read(tmp_path / "long.png")
 
 
+def test_a_picture_is_decoded_once_and_read_greedily_once_a_line(reader, monkeypatch):
+    opened, firsts, open_image = [], [], Image.open
+
+    def counted(log_probs, lengths, alphabet, given=None):
+        firsts.append(given is None)
+        return greedy(log_probs, lengths, alphabet, given)
+
+    monkeypatch.setattr(Image, "open", lambda *file, **about: opened.append(file) or open_image(*file, **about))
+    monkeypatch.setattr("hwrlib.recognizer.greedy", counted)
+    monkeypatch.setattr("hwrlib.beam.greedy", counted)
+    readings = Recognizer(reader.model, "fp32", "beam").read_page(SAMPLE / "line.png")
+    assert [len(reading.alternatives) for reading in readings] == [4]
+    assert (len(opened), firsts.count(True)) == (1, 1)
+
+
 def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
     recognizer.model.save_pretrained(tmp_path)
     loaded = Recognizer.from_pretrained(tmp_path, "fp32", "beam")

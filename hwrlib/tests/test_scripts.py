@@ -19,7 +19,7 @@ from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.data import load_lines
 from hwrlib.model import CRNN
 from hwrlib.recognizer import calibrated
-from hwrlib.scripts import average, calibration, strokes, words
+from hwrlib.scripts import average, calibration, language, strokes, words
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -59,6 +59,12 @@ def test_the_average_of_two_networks_lies_between_them_and_is_saved_in_float16(t
     assert stored["cnn.0.weight"].dtype == stored["fc.bias"].dtype == torch.float32
     with pytest.raises(ValueError, match="cannot be averaged"):
         average.average([CRNN(Alphabet("ab"), 2.0), CRNN(Alphabet("ab"), 2.5)])
+
+
+def test_lines_of_the_brown_corpus(tmp_path):
+    tagged = "\n\t``/`` It/pps cost/vbd $5/nns ,/, ''/'' {/( half/abn //in Se\xf1or/nn --/-- yes/rb ./.\n"
+    (tmp_path / "ca00").write_text(tagged, "latin-1")
+    assert list(language.brown_lines(tmp_path)) == ['" It cost', ', " ( half /', "- yes ."]
 
 
 def test_pen_strokes_become_lines_spaced_as_iams_but_for_those_of_held_out_texts(tmp_path):

@@ -29,6 +29,7 @@ from torch import nn
 from hwrlib import training
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.batches import collate, prepare_lines
+from hwrlib.cpu import WinogradConv2d
 from hwrlib.files import BadRows
 from hwrlib.model import CRNN
 from hwrlib.settings import PRESETS, Settings
@@ -118,7 +119,7 @@ def errors_are(monkeypatch, *errors):
 def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     seen, steps = [], []
     run = trainer(tmp_path, on_epoch=lambda table: seen.append(len(table)), on_step=lambda *at: steps.append(at))
-    run.run(bar=False)
+    model = run.run(bar=False)
     assert (seen, steps) == ([1, 2], [(k, 10) for k in range(1, 11)])
     history = pd.read_csv(tmp_path / "history.csv")
     assert list(history) == ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
@@ -127,6 +128,7 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     left = {".lock", "best", "state-000000010", "history.csv", "settings.json"}
     assert {path.name for path in tmp_path.iterdir()} == left
     assert json.loads((tmp_path / "best" / "config.json").read_text())["alphabet"] == "ab"
+    assert same(best(tmp_path), model.state_dict()) == (history.cer.idxmin() == 1)
 
 
 def test_both_presets_train_the_real_network(tmp_path):
@@ -135,10 +137,13 @@ def test_both_presets_train_the_real_network(tmp_path):
         lines = prepare_lines(rows(5), IAM)
         run = Trainer(new_model(settings), lines[:4], lines[4:], tmp_path / preset, settings)
         before = copied(run.model)
+        assert sum(isinstance(layer, WinogradConv2d) for layer in run.model.cnn) == 4  # learns in tiles
         run.run(bar=False)
         assert moved(run.model, before) == {"cnn", "map2seq", "rnn", "fc"}
         assert same(run.model.state_dict(), run.averaged.state_dict())  # after one step
         assert same(CRNN.from_pretrained(tmp_path / preset / "best").state_dict(), run.averaged.state_dict())
+    exact = trainer(tmp_path, changed(precision="bf16")).model.cnn
+    assert not any(isinstance(layer, WinogradConv2d) for layer in exact)
 
 
 def test_frozen_convolutions_stay_as_they_are_while_the_rest_learns(tmp_path):
@@ -361,6 +366,7 @@ def test_a_state_of_other_lines_or_another_network_is_refused(finished):
         ("set of lines", {"lines": [*LINES[:7], dataclasses.replace(LINES[7], pixels=pixels), *LINES[8:]]}),
         ("set of lines", {"lines": [dataclasses.replace(line, text=line.text + "a") for line in LINES]}),
         ("set of validation lines", {"validation": VALIDATION[:-1]}),
+        ("seed .0.", {"settings": changed(seed=1)}),
         ("frozen .False.", {"settings": changed(frozen=True)}),
     ):
         arguments = {"model": small(), "lines": LINES, "validation": VALIDATION, "settings": FEW} | options
