@@ -15,7 +15,7 @@ FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 X_HEIGHT = 40  # px of the reduced scale at most
 PAPER = 41  # px of the reduced scale: wider than any stroke
 ABOVE, BELOW, BEYOND = 3.2, 2.6, 4  # x-heights around a baseline within which its ink is
-HIGHEST, LOWEST = 5, 4  # within which a piece lies that is its letters' wholly: a large capital, a long loop
+HIGHEST, LOWEST = 5, 4  # how far a stroke that touches its small letters may reach: a large capital, a long loop
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -57,15 +57,13 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings = find_rulings(marks.astype(np.uint8), stroke)
     if rulings.any():
-        whole = fill_rulings(rulings)
-        alone = np.where(whole, 0, contrast)
-        pale = alone > thresholds(alone, faint, lines)
-        if pale.any() and np.median(contrast[pale]) + 2 * FAINT < np.percentile(contrast[rulings], 75):
-            ink, rulings = pale, whole  # where writing crosses a darker ruling, only the ruling is seen
-    if rulings.any() and (ink & ~rulings).any():
-        printed, written = np.percentile(contrast[rulings], 75), np.median(contrast[ink & ~rulings])
-        if written > printed + 2 * FAINT:  # where a ruling is darker than printed, a stroke runs along it
-            rulings &= contrast <= (2 * printed + written) / 3
+        whole, printed = fill_rulings(rulings), np.percentile(contrast[rulings], 75)
+        beside = np.where(whole, 0, contrast)
+        pale, rest = beside > thresholds(beside, faint, lines), ink & ~rulings
+        if pale.any() and np.median(contrast[pale]) + 2 * FAINT < printed:
+            ink, rulings = pale, whole  # where pale writing crosses a ruling, only the ruling is seen
+        elif rest.any() and (written := np.median(contrast[rest])) > printed + 2 * FAINT:
+            rulings &= contrast <= (2 * printed + written) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
     ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks))
     hidden = (ink | rulings).astype(np.uint8)
@@ -150,8 +148,10 @@ def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
 
 
 def fill_rulings(rulings: np.ndarray) -> np.ndarray:
-    """The mask of rulings with the gaps of those across filled, which strokes that cross them left."""
-    pieces = cv2.morphologyEx(rulings.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, 12), np.uint8))
+    """The mask of rulings; those across are filled where strokes cross them and had interrupted the mask."""
+    pieces = cv2.morphologyEx(
+        rulings.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, 12), np.uint8)
+    )  # px: none of a ruling down
     return rulings | (cv2.morphologyEx(pieces, cv2.MORPH_CLOSE, np.ones((3, 2 * X_HEIGHT), np.uint8)) > 0)
 
 

@@ -20,11 +20,12 @@ from hwrlib.settings import PRESETS
 from hwrlib.training import Trainer
 
 LEARNT, SEEDS = (10, 30, 100, 300, 1000), (0, 1, 2)  # lines that are learnt from
-VISITS, READ = 1000, 3  # each is seen 10 times, or so many lines in all; every third line that was kept aside is read
+VISITS, MOST = 1000, 10  # a run sees about so many lines, each of them at least once and at most so often
+READ = 3  # every third validation line is read
 
 
 def prepare(source: str, split: str, start: CRNN) -> list[PreparedLine]:
-    """The lines of a split, of their texts what the network can write."""
+    """The prepared lines of a split; characters that the network cannot write are left out of the texts."""
     rows = load_lines(split, source)
     texts = [" ".join(start.alphabet.drop(text).split()) for text in rows["text"][:]]
     rows = rows.remove_columns("text").add_column("text", texts)
@@ -36,7 +37,7 @@ def teach(weights: str, some: list[PreparedLine], seed: int, precision: str) -> 
     model = CRNN.from_pretrained(weights)
     if not some:
         return model, 0.0
-    epochs = int(np.clip(VISITS // len(some), 1, 10))
+    epochs = int(np.clip(VISITS // len(some), 1, MOST))
     settings = replace(PRESETS["personal"], epochs=epochs, patience=None, seed=seed, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, some, some[:1], folder, settings)  # its own validation is of no interest
@@ -53,8 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("own", help="folder of the hand's lines")
     parser.add_argument("other", help="folder of other lines, such as IAM's, of which nothing is to be lost")
     parser.add_argument("--weights", default=WEIGHTS, help="the weights to start from (default: the embedded)")
-    parser.add_argument("--precision", choices=PRECISIONS, default=best_precision(), help="default: what is fast here")
+    parser.add_argument("--precision", choices=PRECISIONS, help="default: what is fast here")
     options = parser.parse_args(arguments)
+    options.precision = options.precision or best_precision()
     alike = {"precision": options.precision, "weights": weights_version(options.weights)}
     rows = pd.read_csv(options.table, dtype={"weights": str}).to_dict("records") if options.table.exists() else []
     if any(not alike.items() <= row.items() for row in rows):

@@ -21,7 +21,7 @@ from hwrlib.data import load_lines
 
 FOLDER = Path(__file__).parents[1] / "samples"
 SEED, NUMBERS_SEED = 1837, 91
-EXAMPLE = 57  # the row of the validation lines that is a picture as well
+EXAMPLE = 57  # the validation line that line.png shows
 FONTS = {  # npm packages by hand; "train" hands also write two thirds of the other splits
     "train": "annie-use-your-telescope architects-daughter bad-script beth-ellen caveat cedarville-cursive "
     "covered-by-your-grace dancing-script dawning-of-a-new-day dekko gaegu give-you-glory handlee indie-flower kalam "
