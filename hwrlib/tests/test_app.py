@@ -31,6 +31,7 @@ from hwrlib.tests.conftest import encoded, untrained
 
 HELLO = [[0, 0, 0, 100], [0, 60, 30, 50, 40, 100], [60, 75, 90, 70, 75, 50, 60, 75, 85, 100], [110, 0, 112, 100]]
 HELLO += [[140, 98]]
+CHAPTERS = Path(module.__file__).parents[2] / "notebooks"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -118,6 +119,14 @@ def test_the_app_tells_colab_where_its_widgets_come_from_and_others_show_its_pic
     monkeypatch.setitem(sys.modules, "google.colab.output", output)
     colab = {"custom_widget_manager": {"url": "https://ssl.gstatic.com/manager.js"}}
     assert DisplayFormatter().format(app) == (bundle, metadata | {VIEW: {"colab": colab}})
+
+
+def test_the_committed_chapter_shows_the_picture_and_holds_no_widget():
+    chapter = json.loads((CHAPTERS / "07_read_your_handwriting.ipynb").read_text(encoding="utf-8"))
+    (output,) = next(cell["outputs"] for cell in chapter["cells"] if "poster=" in "".join(cell["source"]))
+    picture = CHAPTERS.parent / "charts" / "07_read_your_handwriting" / "app.png"
+    assert base64.b64decode(output["data"]["image/png"]) == picture.read_bytes()
+    assert "widget" not in json.dumps([chapter["metadata"], *(cell.get("outputs") for cell in chapter["cells"])])
 
 
 def test_the_pad_is_there_before_the_network_which_is_loaded_again_where_it_could_not_be(recognizer, tmp_path):
