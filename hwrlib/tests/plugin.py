@@ -5,8 +5,9 @@ import tempfile
 
 import pytest
 
-LONGEST = ["08_teach_it_your_hand", "test_archive", "06_analyse_the_errors", "05_decode_with_ctc"]  # over a minute
-LONGEST += ["09_read_an_archive", "02_prepare_the_images", "04_train_on_colab", "test_training", "test_browser"]
+LONGEST = ["08_teach_it_your_hand", "test_archive", "06_analyse_the_errors", "test_scripts"]  # over a minute
+LONGEST += ["05_decode_with_ctc", "09_read_an_archive", "02_prepare_the_images", "04_train_on_colab", "test_training"]
+LONGEST += ["test_browser"]
 _CHARTS = tempfile.TemporaryDirectory(prefix="hwr-charts-")  # removed when Python ends
 ENVIRONMENT = {"HWR_CHARTS": _CHARTS.name, "HWR_DATA": "sample"}
 os.environ.update(ENVIRONMENT, MPLBACKEND="agg")

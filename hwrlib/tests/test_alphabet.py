@@ -19,13 +19,10 @@ def test_encode_and_decode_are_inverse_and_never_use_the_blank(text):
     assert IAM.decode(labels) == text and all(1 <= label <= 79 for label in labels)
 
 
-def test_what_the_reference_dropped_silently_is_refused_with_the_text_or_dropped_where_one_asks():
+def test_what_an_alphabet_lacks_is_refused_with_the_text_or_dropped_where_one_asks_and_accents_may_be_apart():
     with pytest.raises(AlphabetError, match=r"'#&' in 'Smith & Co. #5': not in the alphabet.*drop"):
         REFERENCE.encode("Smith & Co. #5")
     assert REFERENCE.drop("Smith & Co. #5") == "Smith  Co. 5"
-
-
-def test_composed_and_decomposed_accents_are_one_character():
     alphabet = Alphabet("cafeé")
     assert alphabet.encode("cafe\u0301") == alphabet.encode("café") == [1, 2, 3, 5]
     assert alphabet.drop("cafe\u0301!") == "café"

@@ -36,7 +36,6 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def scribble(height, width):
-    """Paper with rows of strokes."""
     page = np.full((height, width), 240, np.uint8)
     for top in range(height // 8, height - 40, 90):
         for x in range(40, width - 60, 23):
@@ -166,16 +165,31 @@ def test_what_is_written_is_read_and_clearing_clears(app, recognizer):
     assert "stroke 0" in app.view.error and not app.view.busy
 
 
-def test_a_page_comes_line_by_line_all_boxes_first(app, recognizer):
-    seen = []
+def test_a_page_comes_line_by_line_all_boxes_first_until_it_is_stopped_or_another_comes(app, recognizer, monkeypatch):
+    seen, read, found = [], recognizer.read_prepared, find_lines(scribble(500, 900))
     app.view.observe(lambda change: seen.append((len(app.view.boxes), len(change["new"]))), "lines")
     give(app, "page.png", PAGE)
-    found = find_lines(scribble(500, 900))
     assert app.view.boxes == [list(line.box) for line in found]
     assert seen == [(len(found), k) for k in range(1, len(found) + 1)]
     assert texts(app) == [reading.text for reading in recognizer.read_page(scribble(500, 900))]
     assert (app.view.mode, app.pictures.shown, app.pad.layout.display) == ("page", True, "none")
     assert app.view.status.startswith("Read page.png.")
+
+    def read_meanwhile(*arguments, **above):
+        if meanwhile:
+            meanwhile.pop()()
+            assert (texts(app), len(app.view.boxes)) == ([], len(found) if app.view.mode == "page" else 0)
+        return read(*arguments, **above)
+
+    monkeypatch.setattr(recognizer, "read_prepared", read_meanwhile)
+    meanwhile = [lambda: app.view._handle_custom_msg({"kind": "stop"}, [])]
+    give(app, "page.png", PAGE)
+    assert app.view.status == f"Stopped: 1 of {len(found)} lines of page.png were read."
+    assert (len(app.view.boxes), len(texts(app)), app.view.busy) == (len(found), 1, False)
+    meanwhile = [lambda: app.show(LINE, "line.png")]
+    give(app, "page.png", PAGE)
+    assert app.view.status.startswith("Read line.png.")
+    assert (len(texts(app)), app.view.busy) == (1, False)
 
 
 def test_a_picture_is_a_line_or_a_page_as_one_says_is_rotated_and_leaves_the_pad_as_it_was(app):
@@ -201,26 +215,6 @@ def test_a_picture_is_a_line_or_a_page_as_one_says_is_rotated_and_leaves_the_pad
     assert app.view.status.startswith("Read the sample line (synthetic).")
     tell(app, "pad")
     assert texts(app) == before and (app.pictures.shown, app.pad.layout.display) == (False, None)
-
-
-def test_stop_keeps_what_was_read_and_a_new_picture_leaves_nothing_of_the_last(app, recognizer, monkeypatch):
-    read, whole = recognizer.read_prepared, len(find_lines(scribble(500, 900)))
-
-    def read_meanwhile(*arguments, **above):
-        if meanwhile:
-            meanwhile.pop()()
-            assert (texts(app), len(app.view.boxes)) == ([], whole if app.view.mode == "page" else 0)
-        return read(*arguments, **above)
-
-    monkeypatch.setattr(recognizer, "read_prepared", read_meanwhile)
-    meanwhile = [lambda: app.view._handle_custom_msg({"kind": "stop"}, [])]
-    give(app, "page.png", PAGE)
-    assert app.view.status == f"Stopped: 1 of {whole} lines of page.png were read."
-    assert (len(app.view.boxes), len(texts(app)), app.view.busy) == (whole, 1, False)
-    meanwhile = [lambda: app.show(LINE, "line.png")]
-    give(app, "page.png", PAGE)
-    assert app.view.status.startswith("Read line.png.")
-    assert (len(texts(app)), app.view.busy) == (1, False)
 
 
 def test_a_picture_that_cannot_be_read_says_why_and_the_next_one_is_read(app):
@@ -278,15 +272,6 @@ def test_under_voila_each_visitor_has_a_folder_which_no_name_leads_out_of(app, r
         assert str(tmp_path) not in app.view.place
 
 
-@pytest.fixture
-def pupil(app):
-    """An app with six kept lines, of which five can be learnt."""
-    app.recognizer = Recognizer(untrained(width_divisor=3.0), "fp32", PrefixBeam(width=4))
-    for text in ("one", "two", "three", "four", "five", "Größe"):
-        save_line(app.folder, scribble(100, 900), text)
-    return app
-
-
 class Taught:
     """Stands in for a trainer: what a run leaves where the error rates were these, before it and after each epoch."""
 
@@ -301,37 +286,38 @@ class Taught:
         self.model.save_pretrained(Path(self.folder) / "best")
 
 
-def test_teaching_says_what_it_brought_and_the_app_reads_with_it(pupil, monkeypatch):
-    monkeypatch.setattr(teaching, "make_trainer", Taught)
-    before, shown, network = pupil.recognizer, [], pupil.folder.parent / "my_lines_network"
-    pupil.view.observe(lambda change: shown.append(change["new"].get("done")), "teaching")
-    monkeypatch.setattr(Taught, "rates", [0.5, 0.5, 0.75], raising=False)
-    tell(pupil, "teach")
-    assert "50.0% before, 50.0% after learning from 4 others. No round was better" in pupil.view.teaching["says"]
-    assert (pupil.recognizer is before, network.exists()) == (True, False)
-    monkeypatch.setattr(Taught, "rates", [0.5, 0.25, 0.75])
-    tell(pupil, "teach")
-    says = pupil.view.teaching["says"]
-    assert says.startswith("Wrong characters (CER) on 1 held-out line: 50.0% before, 25.0% after")
-    assert "uses the new weights. Left out: 'Größe': " in says
-    assert shown == [None, 1, 2, 3, None] * 2
-    assert (pupil.recognizer is before, pupil.recognizer.decoder is before.decoder) == (False, True)
-    assert (CRNN.from_pretrained(network).fc.weight == before.model.fc.weight).all()
-
-
-def test_a_teaching_that_is_stopped_or_has_too_few_lines_changes_nothing(pupil):
-    before, weights = pupil.recognizer, pupil.recognizer.model.fc.weight.clone()
+def test_teaching_says_what_it_brought_and_changes_nothing_where_it_is_stopped_or_has_too_few_lines(app, monkeypatch):
+    """With six kept lines, of which five can be learnt."""
+    app.recognizer = before = Recognizer(untrained(width_divisor=3.0), "fp32", PrefixBeam(width=4))
+    weights, shown, network = before.model.fc.weight.clone(), [], app.folder.parent / "my_lines_network"
+    for text in ("one", "two", "three", "four", "five", "Größe"):
+        save_line(app.folder, scribble(100, 900), text)
 
     def stop(change):
         if change["new"].get("total"):  # the first step is done
-            pupil.view._handle_custom_msg({"kind": "stop teaching"}, [])
+            app.view._handle_custom_msg({"kind": "stop teaching"}, [])
 
-    pupil.view.observe(stop, "teaching")
-    tell(pupil, "teach")
-    assert pupil.view.teaching == {"running": False, "says": "Stopped. The network has not changed."}
-    assert pupil.recognizer is before and torch.equal(before.model.fc.weight, weights)
-    for file in list(pupil.folder.glob("*.png"))[1:]:
+    app.view.observe(stop, "teaching")
+    tell(app, "teach")
+    assert app.view.teaching == {"running": False, "says": "Stopped. The network has not changed."}
+    assert app.recognizer is before and torch.equal(before.model.fc.weight, weights)
+    app.view.unobserve(stop, "teaching")
+    app.view.observe(lambda change: shown.append(change["new"].get("done")), "teaching")
+    monkeypatch.setattr(teaching, "make_trainer", Taught)
+    monkeypatch.setattr(Taught, "rates", [0.5, 0.5, 0.75], raising=False)
+    tell(app, "teach")
+    assert "50.0% before, 50.0% after learning from 4 others. No round was better" in app.view.teaching["says"]
+    assert (app.recognizer is before, network.exists()) == (True, False)
+    monkeypatch.setattr(Taught, "rates", [0.5, 0.25, 0.75])
+    tell(app, "teach")
+    says = app.view.teaching["says"]
+    assert says.startswith("Wrong characters (CER) on 1 held-out line: 50.0% before, 25.0% after")
+    assert "uses the new weights. Left out: 'Größe': " in says
+    assert shown == [None, 1, 2, 3, None] * 2
+    assert (app.recognizer is before, app.recognizer.decoder is before.decoder) == (False, True)
+    assert (CRNN.from_pretrained(network).fc.weight == before.model.fc.weight).all()
+    for file in list(app.folder.glob("*.png"))[1:]:
         remove_line(file)
-    tell(pupil, "teach")
-    assert "of 1 kept lines can be learnt from; keep at least 5" in pupil.view.error
-    assert not pupil.view.teaching["running"]
+    tell(app, "teach")
+    assert "of 1 kept lines can be learnt from; keep at least 5" in app.view.error
+    assert not app.view.teaching["running"]

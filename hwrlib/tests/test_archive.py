@@ -92,7 +92,7 @@ def test_each_page_becomes_a_row_and_files(archive, tmp_path, without_ray):
     assert stored[0]["lines"][0]["words"] == [{"text": "0", "confidence": 0.5, "box": [0, 0, 1, 9]}]
 
 
-def test_a_second_run_reads_what_changed_failed_or_lacks_a_file(archive, tmp_path, without_ray):
+def test_a_second_run_reads_what_changed_failed_or_lacks_a_file_but_not_at_once(archive, tmp_path, without_ray):
     out = tmp_path / "out"
     (out / "two.tif.txt").mkdir(parents=True)  # it cannot be written
     (out / "two.tif.txt" / "full").touch()
@@ -105,6 +105,9 @@ def test_a_second_run_reads_what_changed_failed_or_lacks_a_file(archive, tmp_pat
     assert [row["text"] for row in read(archive, out, ("text",)).values()] == ["77", ""]
     assert list(read(archive, out, ("text", "json"))) == PAGES and (out / "two.tif-2.json").exists()
     assert sorted(row["path"] for row in read_rows(out)) == sorted([*PAGES, "box/1.png"])  # the old one and the new
+    (out / "pages-1.parquet.new").write_bytes(b"PAR1 cut off")  # no part: it is half-written
+    with filelock.FileLock(out / ".lock"), pytest.raises(RuntimeError, match="another run is writing"):
+        read(archive, out, model="another")
     assert len(read(archive, out, model="another")) == 6
 
 
@@ -115,14 +118,6 @@ def test_an_output_in_the_source_is_no_page_of_it(archive, without_ray, output):
         read(archive, archive / output, ("text", "pdf"))
     assert sorted(row["path"] for row in read_rows(archive / output)) == sorted([*PAGES, "own.v1.pdf"])
     assert sorted(item.name for item in find_items(archive)) == sorted([*PAGES[:-1], "own.v1.pdf"])  # for another
-
-
-def test_two_runs_into_one_output_are_refused_and_a_half_written_part_is_none(archive, tmp_path, without_ray):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "pages-1.parquet.new").write_bytes(b"PAR1 cut off")
-    with filelock.FileLock(tmp_path / "out" / ".lock"), pytest.raises(RuntimeError, match="another run is writing"):
-        read(archive, tmp_path / "out")
-    assert len(read(archive, tmp_path / "out")) == 6
 
 
 def test_what_is_in_a_folder_is_read_or_said(archive, tmp_path, capsys):
@@ -219,18 +214,6 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
     assert str(error.pixels).count("nowhere.png") == 1 and "bytes" not in str(error.pixels)
 
 
-def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
-    ray = pytest.importorskip("ray")
-
-    def init(*_, **__):
-        raise Exception("The current node timed out during startup.")
-
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(RuntimeError, match="Ray did not start"):
-        start_ray()
-
-
 @pytest.fixture(scope="module")
 def ray():
     module = pytest.importorskip("ray")
@@ -257,13 +240,19 @@ def test_killed_workers_lose_no_page_and_double_none_and_a_page_that_kills_them_
     assert errors["box/1.png"] == "3 workers died while they read this page"
 
 
-def without_weights():
-    raise DataError("model.safetensors: no weights of this network")
+def test_a_network_that_cannot_be_loaded_or_a_ray_that_does_not_start_is_said(ray, archive, tmp_path, monkeypatch):
+    def without_weights():
+        raise DataError("model.safetensors: no weights of this network")
 
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.")
 
-def test_a_network_that_no_worker_can_load_is_one_sentence(ray, archive, tmp_path):
     with pytest.raises(RuntimeError, match=r"^Ray ended \(.*no weights of this network\); what was read is kept"):
         list(read_archive(find_items(archive), tmp_path / "out", without_weights, "m", workers=1))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(RuntimeError, match="Ray did not start"):
+        start_ray()
 
 
 DRIVER = """

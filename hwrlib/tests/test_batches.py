@@ -92,18 +92,14 @@ class Told(AugmentedLines):
         return PreparedLine(LINES[k].pixels, f"{alone} {cv2.getNumThreads() <= 1}", LINES[k].labels)
 
 
-def test_batches_come_from_workers_by_a_pipe_and_not_by_shared_memory():
+def test_batches_come_from_workers_by_a_pipe_without_shared_memory_fork_and_process_groups(monkeypatch):
     sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 2)
     here, there = (list(load_batches(Told(LINES), sampler, on_gpu)) for on_gpu in (False, True))
     for one, other in zip(here, there, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
         assert set(other.texts) == {"True True"} and not any(part.is_shared() for part in other[:4])
-
-
-def test_workers_need_no_fork_and_no_process_groups_which_windows_lacks(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.delattr(os, "setpgrp")
-    sampler = BucketSampler([line.pixels.shape[1] for line in LINES], 4)
+    monkeypatch.delattr(os, "setpgrp")  # which Windows lacks
     for start in ("fork", "spawn"):
         loader = load_batches(AugmentedLines(LINES), sampler, True)
         loader.multiprocessing_context = start

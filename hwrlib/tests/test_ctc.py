@@ -1,4 +1,4 @@
-"""Frames, greedy decoding and alignment, against brute force: every path of small cases, enumerated."""
+"""Frames, decoders, alignment and the language model's weight, against brute force: every path of small cases."""
 
 import itertools
 import math
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from hwrlib.alphabet import Alphabet
-from hwrlib.beam import PrefixBeam
+from hwrlib.alphabet import Alphabet, AlphabetError
+from hwrlib.beam import Fusion, PrefixBeam
 from hwrlib.ctc import Character, forced_align, frames, greedy, path_confidence, required_frames
+from hwrlib.language import BOUNDARY, train_ngram
 
-AB = Alphabet("ab ")
+AB, ABC = Alphabet("ab "), Alphabet("abc ")
+CORPUS = ["abba ab", "ab ab", "b a", "baab", "a bab b"]
 DECODERS = pytest.mark.parametrize("decode", [greedy, PrefixBeam()], ids=["greedy", "beam"])
 
 
@@ -22,9 +24,15 @@ def random_log_probs(seed, count=5, classes=4):
     return logits - np.log(np.exp(logits).sum(2, keepdims=True))
 
 
-def collapse(path):
-    """CTC's map from a path of labels to a text: merge repeats, drop blanks."""
-    return "".join(AB.characters[k - 1] for k, _ in itertools.groupby(path) if k)
+def paths(log_probs):
+    """The text of every path of labels, with repeats merged and blanks dropped, and the path's log-probability."""
+    for path in itertools.product(range(log_probs.shape[2]), repeat=log_probs.shape[1]):
+        text = "".join(AB.characters[k - 1] for k, _ in itertools.groupby(path) if k)
+        yield text, sum(log_probs[0, t, k] for t, k in enumerate(path))
+
+
+def read(decode, log_probs, alphabet=AB):
+    return decode(log_probs, [log_probs.shape[1]], alphabet)[0]
 
 
 def test_frames_of_a_width_or_of_many_and_those_that_ctc_loss_needs():
@@ -55,9 +63,8 @@ def test_greedy_is_its_own_alignment():
 def test_alignment_is_the_best_path_of_the_text():
     for seed in range(15):
         log_probs, best = random_log_probs(seed), defaultdict(lambda: -math.inf)
-        for path in itertools.product(range(4), repeat=5):
-            score = sum(log_probs[0, t, k] for t, k in enumerate(path))
-            best[collapse(path)] = max(best[collapse(path)], score)
+        for text, score in paths(log_probs):
+            best[text] = max(best[text], score)
         for text, score in best.items():
             found, spans = forced_align(log_probs[0], AB.encode(text))
             assert found == pytest.approx(score) and all(begin < end for begin, end in spans)
@@ -94,3 +101,51 @@ def test_bad_input_is_named(decode):
     ]:
         with pytest.raises(ValueError, match=message):
             decode(log_probs, lengths, AB)
+
+
+def test_a_wide_beam_equals_enumeration_with_language_as_well():
+    wide = {"width": 10**6, "floor": -math.inf}
+    for seed in range(60):
+        log_probs, texts = random_log_probs(seed, 1 + seed % 5), defaultdict(lambda: -math.inf)
+        for text, score in paths(log_probs):
+            texts[text] = np.logaddexp(texts[text], score)
+        reading = read(PrefixBeam(**wide, best=3), log_probs)
+        found = dict([(reading.text, reading.log_probability), *reading.alternatives])
+        assert list(found) == sorted(texts, key=texts.get, reverse=True)[:3]
+        assert found == pytest.approx({text: texts[text] for text in found})
+        options = {"language": train_ngram(CORPUS, AB, order=1 + 2 * (seed % 2), prune=0), "alpha": 0.7, "beta": 0.4}
+        weight, reading = Fusion(AB, **options).log_weight, read(PrefixBeam(**wide, **options), log_probs)
+        assert reading.text == max(texts, key=lambda text: texts[text] + weight(text))
+        assert reading.log_probability == pytest.approx(texts[reading.text])  # the language model has no share in it
+
+
+def test_a_beam_of_16_never_scores_below_greedy():
+    language = train_ngram(CORPUS, AB, order=3, prune=0)
+    weight = Fusion(AB, language, 0.8, 0.3).log_weight
+    for seed in range(40):
+        log_probs = random_log_probs(seed, seed + 1)
+        first, alone = read(greedy, log_probs), read(PrefixBeam(width=16), log_probs)
+        modelled = read(PrefixBeam(language, 16, 0.8, 0.3), log_probs)
+        assert alone.log_probability >= first.log_probability - 1e-9
+        least = first.log_probability + weight(first.text) - 1e-9
+        assert modelled.log_probability + weight(modelled.text) >= least
+
+
+def test_one_beam_serves_each_alphabet_that_its_language_model_covers():
+    language = train_ngram(["abc cab"], ABC, order=3)
+    decode = PrefixBeam(language)
+    for alphabet in (AB, ABC, AB):
+        log_probs = random_log_probs(7, 9, alphabet.classes)
+        assert read(decode, log_probs, alphabet) == read(PrefixBeam(language), log_probs, alphabet)
+    with pytest.raises(AlphabetError, match="not in the alphabet"):
+        read(decode, random_log_probs(0), Alphabet("abd"))
+    assert [decoder.name for decoder in (greedy, PrefixBeam(), decode)] == ["greedy", "beam", "language"]
+
+
+def test_the_weight_of_a_line_adds_up_its_characters_and_the_end_of_its_last_word():
+    language = train_ngram(["ab ab", "ca"], ABC, order=3)
+    for text in ("", "ab", "c a", "ab ", "cab abc"):
+        after = language.row(BOUNDARY + text)  # of the line's end, and of a space in its place
+        expected = 0.6 * (language.log_probability(text) - after[0] + np.logaddexp(after[0], after[4]))
+        expected -= 0.9 * np.log(language.prior[ABC.encode(text)]).sum()
+        assert Fusion(ABC, language, 0.6, 0.9).log_weight(text) == pytest.approx(expected)

@@ -56,7 +56,6 @@ def folder_of(folder, kind, *rows):
 
 
 def refused(source, reason, error=DataError, split="train"):
-    """Sees that a source of lines is refused with a reason."""
     with pytest.raises(error, match=reason):
         load_lines(split, source)
 
@@ -187,7 +186,7 @@ def test_a_file_name_never_leads_outside_but_links_that_stay_inside_are_followed
     assert inside(folder, "sub/b.png") == inside(folder, "sub\\b.png") == folder / "sub" / "b.png"
 
 
-def test_texts_come_back_as_written_and_csv_however_it_was_saved(tmp_path):
+def test_texts_come_back_as_written_and_csv_however_it_was_saved_and_a_row_that_cannot_be_read_is_named(tmp_path):
     texts = ["NaN", "null", "007", "1958-03-04", 'say "hi", she said', "a\u2028b", "lone\rcr", "end\\", "a; b\tc"]
     for kind in ("csv", "jsonl"):
         for text in texts:
@@ -201,9 +200,6 @@ def test_texts_come_back_as_written_and_csv_however_it_was_saved(tmp_path):
                 (tmp_path / "metadata.csv").write_bytes(content.getvalue().encode(code))
                 found = read_metadata(tmp_path / "metadata.csv")
                 assert found == [(tmp_path / "a.png", "one, two; three"), (tmp_path / "b.png", 'Größe "3"')]
-
-
-def test_a_row_that_cannot_be_read_is_named(tmp_path):
     wrong = [("csv", b"b.png,Gr\xfc\xdfe", "not UTF-8"), ("csv", b"b.png,Hello, world", "double quotes")]
     wrong += [("csv", b"b.png", "a text"), ("csv", b'b.png,"not closed', "unexpected end")]
     wrong += [("csv", b'b.png,"Hello" she said', "expected after"), ("csv", b"x" * 200_000, "field larger")]

@@ -93,28 +93,21 @@ def damaged(files, rng):
     return (Path(name).stem + Path(other).suffix if rng.random() < 0.2 else name), bytes(data)
 
 
-def read(recognizer, path):
-    """What becomes of a file: 0, read; 1, refused."""
-    try:
-        for page in load_pages(path):
-            recognizer.read_page(page)
-    except ImageError as error:
-        assert path.name in str(error) or "ndarray" in str(error), f"the error does not name the file: {error}"
-        return 1
-    return 0
-
-
 def read_apart(recognizer, path):
-    """The same in a process of its own, so that no crash hides the next: how it ended."""
+    """Read a file in a process of its own, so that no crash hides the next: how it ended."""
     held = psutil.Process().memory_info().rss  # a child's peak begins with what its parent holds
     process = os.fork()
     if not process:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # ends the process, whatever it is doing
         signal.alarm(6 * SECONDS)  # also one that waits; on a busy machine work takes longer than its seconds
         try:
-            os._exit(read(recognizer, path))
-        except BaseException:  # noqa: BLE001 (this process ends here, and its parent is told)
-            traceback.print_exc()
+            for page in load_pages(path):
+                recognizer.read_page(page)
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 (this process ends here, and its parent is told)
+            if isinstance(error, ImageError) and (path.name in str(error) or "ndarray" in str(error)):
+                os._exit(1)
+            traceback.print_exc()  # also of an error that does not name the file
             os._exit(2)
     _, status, usage = os.wait4(process, 0)
     if os.WIFSIGNALED(status):

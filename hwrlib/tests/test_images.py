@@ -37,7 +37,6 @@ def same_writing(prepared, reference=REFERENCE, share=0.03):
 
 
 def refused(image, reason, load=prepare, **options):
-    """Sees that an image is refused with a reason."""
     with pytest.raises(ImageError, match=reason):
         load(image, **options)
 
@@ -184,7 +183,7 @@ def test_a_program_named_as_a_picture_is_never_run_and_no_other_decoder_sees_a_f
         refused(data, r"no image that can be read.*PDF, PostScript, SVG, HEIC")
 
 
-def test_what_is_no_regular_file_or_too_large_is_refused_at_once(tmp_path):
+def test_what_is_no_regular_file_or_has_too_many_bytes_or_pixels_is_refused_at_once(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "device").symlink_to("/dev/zero")
     with open(tmp_path / "large", "wb") as file:
@@ -192,9 +191,6 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(tmp_path):
     for name, reason in (("", "a folder, a pipe"), ("fifo", "a pipe"), ("device", "device"), ("large", "500 MB")):
         for load in (prepare, load_page, lambda image: next(load_pages(image))):
             refused(tmp_path / name, rf"{tmp_path / name}.*{reason}", load)
-
-
-def test_far_too_many_pixels_are_refused(monkeypatch):
     for source in (np.zeros((10, 40_000), np.uint8), encoded(Image.new("L", (40_000, 10)))):
         refused(source, r"far too many pixels.*40000 x 10")
     refused(encoded(Image.new("1", (10_001, 10_000)), "TIFF", compression="group4"), "10001 x 10000")
@@ -219,7 +215,7 @@ def three_pages(**options):
     return encoded(shades[0], "TIFF", save_all=True, append_images=shades[1:], **options)
 
 
-def test_every_page_of_a_tiff_is_read_none_dropped_silently_and_a_broken_one_named(tmp_path):
+def test_every_page_of_a_tiff_is_read_a_broken_one_named_and_further_frames_are_none(tmp_path, monkeypatch):
     path = tmp_path / "pages.tif"
     for compression in (None, "tiff_lzw", "jpeg"):
         path.write_bytes(three_pages(compression=compression))
@@ -234,10 +230,7 @@ def test_every_page_of_a_tiff_is_read_none_dropped_silently_and_a_broken_one_nam
     pages = load_pages(bytes(data))
     assert [round(next(pages).mean()) for _ in range(2)] == [10, 20]
     refused(pages, "the bytes, page 3", next)
-
-
-def test_smaller_copies_and_further_frames_are_no_pages_and_pages_without_end_are_refused(monkeypatch):
-    small = Image.new("L", (6, 4), 10)
+    small = Image.new("L", (6, 4), 10)  # a smaller copy of the page
     small.encoderinfo = {"tiffinfo": {254: 1}}
     data = encoded(Image.new("L", (60, 40), 10), "TIFF", save_all=True, append_images=[small])
     assert [page.shape for page in load_pages(data)] == [load_page(data).shape] == [(40, 60)]

@@ -72,7 +72,7 @@ def test_read_without_an_argument_reads_a_picture_that_one_can_look_at_and_says_
     assert (hwrlib.SAMPLE / "line.png").is_file()
 
 
-def test_read_prints_one_text_a_line_with_its_name(read, images, tmp_path, capsys):
+def test_read_prints_one_text_a_line_with_its_name_or_json_with_confidence_and_places(read, images, tmp_path, capsys):
     assert read(images, images / "0.png") == 0
     rows = [row.split("\t") for row in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == [str(images / name) for name in ("0.png", "1.png", "0.png")]
@@ -84,6 +84,11 @@ def test_read_prints_one_text_a_line_with_its_name(read, images, tmp_path, capsy
     out, err = capsys.readouterr()
     assert [row.split("\t")[0] for row in out.splitlines()] == [str(tmp_path / r"a\tb\nc.png")] * 2
     assert err.startswith(f"hwrlib: {tmp_path}/d\\ne.png: ") and len(err.splitlines()) == 1
+    assert read(images / "0.png", "--format", "json", "--decoder", "language") == 0
+    (reading,) = json.loads(capsys.readouterr().out)["lines"]
+    assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
+    assert 0 <= reading["confidence"] <= 1 and len(reading["baseline"]) >= 2 and len(reading["outline"]) >= 4
+    assert all(c["begin"] < c["end"] and len(c["box"]) == 4 for c in reading["characters"])
 
 
 def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
@@ -130,14 +135,6 @@ def test_what_lies_upside_down_is_dithered_or_in_columns_reads_as_the_page_and_a
     assert len(expected) == 2 and cer(["\n".join(expected * 2)], ["\n".join(texts.pop("columns.png"))]) < 0.03
     for name, text in texts.items():
         assert len(text) == 2 and cer(["\n".join(expected)], ["\n".join(text)]) < 0.08, (name, text)
-
-
-def test_json_has_confidence_and_the_places_of_line_and_characters(read, images, capsys):
-    assert read(images / "0.png", "--format", "json", "--decoder", "language") == 0
-    (reading,) = json.loads(capsys.readouterr().out)["lines"]
-    assert "".join(c["text"] for c in reading["characters"]) == reading["text"]
-    assert 0 <= reading["confidence"] <= 1 and len(reading["baseline"]) >= 2 and len(reading["outline"]) >= 4
-    assert all(c["begin"] < c["end"] and len(c["box"]) == 4 for c in reading["characters"])
 
 
 def test_what_cannot_be_read_never_ends_or_would_overwrite_pages_is_said_in_one_line(read, images, tmp_path, capsys):
@@ -277,22 +274,16 @@ def test_evaluate_reports_and_names_what_cannot_be_read(weights, folder, tmp_pat
     assert ["row 1" in err, "row 2" in err, len(err.splitlines())] == [True, True, 2]
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """What the command line would train: the arguments of each training, and what was done with it."""
-    given = []
+def test_train_makes_its_settings_from_flags_starts_as_told_and_ends_its_process_group(folder, tmp_path, monkeypatch):
+    trained = []
 
     def make_trainer(start, rows, held_out, output, settings, **options):
         call = SimpleNamespace(start=start, rows=rows, held_out=held_out, settings=settings, done=[], **options)
-        given.append(call)
+        trained.append(call)
         ending = SimpleNamespace(end_training=lambda: call.done.append("end_training"))
         return SimpleNamespace(run=lambda: call.done.append("run"), accelerator=ending)
 
     monkeypatch.setattr("hwrlib.training.make_trainer", make_trainer)
-    return given
-
-
-def test_train_makes_its_settings_from_flags_starts_as_it_is_told_and_ends_its_process_group(folder, tmp_path, trained):
     texts, init = "".join(load_lines("train", folder)["text"]), ["--init", str(tmp_path / "start")]
     start = CRNN(Alphabet("".join(sorted(set(texts)))), 3.0, {"greedy": [0.5, 1.5]})
     start.save_pretrained(tmp_path / "start")
@@ -348,19 +339,13 @@ def test_train_starts_from_weights_resumes_and_says_what_is_wrong(weights, folde
         assert flag in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.fixture
-def served(monkeypatch, tmp_path):
-    """What Voila was started with; nothing is served."""
-    voila = pytest.importorskip("voila.app")
-    started = []
-    monkeypatch.setattr(voila.Voila, "launch_instance", classmethod(lambda cls, argv: started.append((cls, argv))))
+def test_the_app_is_served_here_alone_or_with_a_token_and_to_so_many_at_once(weights, tmp_path, monkeypatch, capsys):
+    voila, web = pytest.importorskip("voila.app"), pytest.importorskip("tornado.web")
+    served, kernels = [], ["one"]
+    monkeypatch.setattr(voila.Voila, "launch_instance", classmethod(lambda cls, argv: served.append((cls, argv))))
     for name in ("PYTHONPATH", "HWR_LINES", "HWR_WEIGHTS"):
         monkeypatch.setenv(name, "")  # so that what the command sets is undone
     monkeypatch.chdir(tmp_path)
-    return started
-
-
-def test_the_app_is_served_to_this_machine_alone_or_with_a_token(served, weights, capsys):
     assert main(["app", "--port", "9000", "--weights", weights, "--no-browser"]) == 0
     ((_, (notebook, *options)),) = served
     assert [cell["cell_type"] for cell in json.loads(Path(notebook).read_text())["cells"]] == ["markdown", "code"]
@@ -372,13 +357,8 @@ def test_the_app_is_served_to_this_machine_alone_or_with_a_token(served, weights
     tokens = {option for _, argv in served for option in argv if option.startswith("--token=")}
     printed = capsys.readouterr().out
     assert len(tokens) == 2 and all(len(token) > 40 and f"/?{token[2:]}" in printed for token in tokens)
-
-
-def test_who_comes_when_all_places_are_taken_is_asked_to_come_back(served):
-    web = pytest.importorskip("tornado.web")
     assert main(["app", "--visitors", "2"]) == 0
-    ((server, _),) = served
-    kernels = ["one"]
+    _, _, _, (server, _) = served
     handler = SimpleNamespace(kernel_manager=SimpleNamespace(list_kernel_ids=lambda: kernels), xsrf_token="")
     server().let_in(handler, notebook=None, cwd="")
     kernels.append("two")

@@ -69,7 +69,7 @@ def test_alignments_rebuild_both_texts_and_all_tables_agree(pairs):
     assert metrics.rate_by(lines, ["all"] * len(lines))["errors"].sum() == lines["errors"].sum()
 
 
-def test_confusions_and_merges_are_counted_and_ranked():
+def test_confusions_and_merges_are_counted_and_ranked_and_groups_have_rates_and_accuracies():
     table = metrics.edits(["eat", "eel", "ab"], ["cat", "ccl", "abx"])
     assert metrics.confusions(table).to_numpy().tolist() == [["e", "c", 3], ["", "x", 1]]
     table = metrics.edits(["turn", "modern art", "dear"], ["tum", "modem art", "clear"])
@@ -79,8 +79,6 @@ def test_confusions_and_merges_are_counted_and_ranked():
     assert metrics.merges(metrics.edits(["ar", "no"], ["am", "o"])).empty  # the end of a line parts errors
     assert metrics.confusions(metrics.edits(["abc", ""], ["abc", ""])).empty
 
-
-def test_rates_and_accuracies_of_groups():
     lines = metrics.per_line(["abcd", "abcd", "ab"], ["abcd", "abxx", "ab"])
     rates = metrics.rate_by(lines, ["grey", "bin", "grey"])
     assert rates.loc["bin", ["errors", "characters", "lines", "rate"]].tolist() == [2, 4, 1, 0.5]
@@ -88,7 +86,6 @@ def test_rates_and_accuracies_of_groups():
     assert (rates["low"] <= rates["rate"]).all() and (rates["high"] >= rates["rate"]).all()
     insertion = metrics.rate_by(metrics.edits(["ab"], ["ab7"]), "class").loc["digit"]
     assert insertion["errors"] == 1 and np.isnan(insertion["rate"])
-
     table = metrics.edits(["Ab 1.", "AB"], ["ab 1", "ABx"])
     expected = {"lower": 1, "upper": 2 / 3, "space": 1, "digit": 1, "punctuation": 0}
     assert metrics.accuracy_by(table, "class")["accuracy"].to_dict() == pytest.approx(expected)

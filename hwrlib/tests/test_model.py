@@ -1,5 +1,6 @@
-"""The network: its size, its lengths, a batch that reads like single lines, and files that are safe to load."""
+"""The network: its size, its lengths, a batch that reads like single lines, files that are safe to load, and ONNX."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -15,8 +16,9 @@ import torch
 
 from hwrlib import WEIGHTS
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet
+from hwrlib.cpu import tile
 from hwrlib.ctc import frames, greedy
-from hwrlib.model import CRNN, AuxiliaryHead, WeightsError, load_reference_checkpoint, weights_version
+from hwrlib.model import CRNN, AuxiliaryHead, WeightsError, export_onnx, load_reference_checkpoint, weights_version
 from hwrlib.tests.conftest import Malicious, untrained
 
 SMALL = Alphabet("ab")
@@ -29,7 +31,7 @@ def model():
 
 
 @torch.inference_mode()
-def test_a_batch_reads_like_its_lines_alone_whatever_lies_beyond_them(model):
+def test_a_batch_reads_like_its_lines_alone_whatever_lies_beyond_them_and_what_does_not_fit_is_refused(model):
     torch.manual_seed(1)
     widths = torch.tensor([64, 101, 8, 87, 120, 42, 11, 119])
     images, lengths = torch.rand(8, 1, 128, 143) * 2 - 1, frames(widths)
@@ -38,9 +40,6 @@ def test_a_batch_reads_like_its_lines_alone_whatever_lies_beyond_them(model):
     for k, (width, length) in enumerate(zip(widths, lengths, strict=True)):
         alone = model(images[k : k + 1, ..., :width])[0]
         assert len(alone) == length and torch.allclose(together[k, :length], alone, atol=1e-4)
-
-
-def test_images_that_do_not_fit_are_refused(model):
     for shape in ((1, 1, 64, 100), (1, 3, 128, 100), (1, 128, 100)):
         with pytest.raises(ValueError, match="128"):
             model(torch.ones(shape))
@@ -163,16 +162,10 @@ def checkpoint(tmp_path, monkeypatch):
     """A checkpoint as the reference has published one, and its file."""
     torch.manual_seed(4)
     trained = CRNN(REFERENCE)
-    optimizer = torch.optim.Adam(trained.parameters(), lr=1e-3)
-    characters = sorted(set(string.ascii_letters + string.digits + " .,;:!?'\"()-"))
+    mapper = CharacterMapper(sorted(set(string.ascii_letters + string.digits + " .,;:!?'\"()-")))
     monkeypatch.setattr(sys.modules["__main__"], "CharacterMapper", CharacterMapper, raising=False)
-    contents = {
-        "epoch": 9,
-        "model_state_dict": trained.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
-        "val_cer": 0.1295,
-        "char_mapper": CharacterMapper(characters),
-    }
+    contents = {"epoch": 9, "model_state_dict": trained.state_dict(), "val_cer": 0.1295, "char_mapper": mapper}
+    contents["optimizer_state_dict"] = torch.optim.Adam(trained.parameters(), lr=1e-3).state_dict()
     torch.save(contents, tmp_path / "best_model.pth")
     return contents, tmp_path / "best_model.pth"
 
@@ -188,15 +181,24 @@ def test_the_published_checkpoint_loads(checkpoint, monkeypatch):
         torch.load(path, weights_only=True)  # what was allowed for one file is not allowed for the next
 
 
-def test_a_malicious_checkpoint_is_refused_and_leaves_no_trace(checkpoint, tmp_path):
+def test_a_malicious_checkpoint_leaves_no_trace_and_other_files_are_none(checkpoint, tmp_path):
     contents, path = checkpoint
-    evil = Malicious(f"touch {tmp_path / 'trace'}")
+    whole, evil = path.read_bytes(), Malicious(f"touch {tmp_path / 'trace'}")
     for hostile in (evil, {"epoch": evil}, contents | {"char_mapper": evil}):
         torch.save(hostile, path)
         assert "more in it than tensors" in refusal(load_reference_checkpoint, path)
     path.write_bytes(pickle.dumps(evil, protocol=2))
     refusal(load_reference_checkpoint, path)
     assert not (tmp_path / "trace").exists()
+    for content in (whole[: len(whole) // 2], b"", b"PK\x03\x04", LFS):
+        path.write_bytes(content)
+        assert ("git lfs pull" in refusal(load_reference_checkpoint, path)) == (content is LFS)
+    others = {"no 'char_mapper' in it": {}, "size mismatch": contents | {"char_mapper": CharacterMapper("ab")}}
+    for reason, other in others.items():
+        torch.save(other, path)
+        assert reason in refusal(load_reference_checkpoint, path)
+    path.unlink()
+    assert "no such file" in refusal(load_reference_checkpoint, path)
 
 
 def test_bombs_are_refused_before_they_take_memory(tmp_path):
@@ -224,15 +226,25 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path):
         tracemalloc.stop()
 
 
-def test_other_files_are_no_reference_checkpoint(checkpoint):
-    contents, path = checkpoint
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"PK\x03\x04", LFS):
-        path.write_bytes(content)
-        assert ("git lfs pull" in refusal(load_reference_checkpoint, path)) == (content is LFS)
-    others = {"no 'char_mapper' in it": {}, "size mismatch": contents | {"char_mapper": CharacterMapper("ab")}}
-    for reason, other in others.items():
-        torch.save(other, path)
-        assert reason in refusal(load_reference_checkpoint, path)
-    path.unlink()
-    assert "no such file" in refusal(load_reference_checkpoint, path)
+@torch.inference_mode()
+def test_onnx_gives_what_torch_gives_for_a_line_of_any_width_also_from_a_network_in_tiles(tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = CRNN.from_pretrained(WEIGHTS)
+    export_onnx(model, tmp_path / "plain.onnx")
+    tile(model)
+    export_onnx(model, tmp_path / "tiled.onnx")
+    assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "tiled.onnx").read_bytes()
+    session = onnxruntime.InferenceSession(tmp_path / "plain.onnx", providers=["CPUExecutionProvider"])
+    for width in (8, 9, 500, 1000):
+        line = torch.rand(1, 1, 128, width, generator=torch.Generator().manual_seed(width)) * 2 - 1
+        (found,) = session.run(None, {"image": line.numpy()})
+        assert found.shape == (1, width // 4 - 1, model.alphabet.classes)
+        torch.testing.assert_close(torch.from_numpy(found), model(line), atol=1e-3, rtol=0)
+
+
+def test_without_onnx_one_sentence_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match="pip install onnx"):
+        export_onnx(CRNN.from_pretrained(WEIGHTS), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

@@ -65,17 +65,13 @@ def test_it_begins_with_a_badge_and_the_bootstrap_ends_with_exercises_and_its_li
     assert text.count(REPOSITORY) == 2  # in the badge and in the bootstrap, for one sed to change
 
 
-def test_chapters_are_numbered_and_readme_links_them_all_and_files_that_are_there():
+def test_chapters_are_numbered_and_readme_links_them_all_and_files_that_are_there_and_has_the_recorded_results():
     assert [name[:3] for name in NAMES] == [f"{k:02d}_" for k in range(1, 10)]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\(https://colab[^)]*/blob/main/notebooks/([^)]+)\)", readme)) == set(NAMES)
     assert readme.count(ON_COLAB) == len(NAMES)
     links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_readmes_results_are_those_recorded():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("results", "results_beam", "results_language"):
         found = json.loads((ROOT / "notebooks" / "recorded" / f"{name}.json").read_text())["all"]
         rates = [found[kind] for kind in ("cer", "wer")]

@@ -72,7 +72,7 @@ def test_the_sample_page_is_found_to_the_pixel():
         assert shared / (w * h + width * height - shared) > 0.7
 
 
-def test_tilted_curved_shadowed_ruled_white_on_black_or_on_a_desk():
+def test_tilted_curved_shadowed_ruled_white_on_black_on_a_desk_or_in_a_photo_of_a_phone():
     for degrees in (-15, -5, 5, 15):
         page, matrix = tilted(PAGE, degrees, 200, 200)
         assert_all_found(page, [tuple(matrix @ (x, y, 1)) for x, y in MIDDLES])
@@ -90,11 +90,8 @@ def test_tilted_curved_shadowed_ruled_white_on_black_or_on_a_desk():
     desk = (60 + grain).clip(0, 255).astype(np.uint8)
     desk[150:-150, 200:-200] = PAGE
     assert_all_found(desk, [(x + 200, y + 150) for x, y in MIDDLES])
-
-
-def test_a_phone_photo_is_found_in_its_own_pixels():
     page = cv2.resize(PAGE, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
-    lines = find_lines(page)
+    lines = find_lines(page)  # in its own pixels
     middles = [(line.box[1] + line.box[3] / 2) / 3 for line in lines]
     assert middles == pytest.approx([y for _, y in MIDDLES], abs=20)
     assert lines[0].image.shape[1] > 2 * BOXES[0][2]

@@ -90,7 +90,7 @@ def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
         Recognizer.from_pretrained(tmp_path / "nowhere")
 
 
-def test_a_page_is_read_from_top_to_bottom_with_places(recognizer):
+def test_a_page_is_read_from_top_to_bottom_with_places_what_is_a_line_is_one_and_kind_decides_otherwise(recognizer):
     readings = recognizer.read_page(page(80, 200))
     for reading, row in zip(readings, (80, 200), strict=True):
         assert row - 50 < reading.box[1] < row
@@ -98,9 +98,6 @@ def test_a_page_is_read_from_top_to_bottom_with_places(recognizer):
     (alone,) = recognizer.read_page(page(200))
     assert alone.text == readings[1].text and alone.box == pytest.approx(readings[1].box, abs=2)
     assert recognizer.read_page(page()) == recognizer.read_page(np.full((1, 1), 255, np.uint8)) == []
-
-
-def test_what_is_a_line_and_kind_decides_otherwise(recognizer):
     line = np.pad(LINES[1], ((0, 0), (0, 5 * 32 - LINES[1].shape[1])), constant_values=255)
     (reading,) = recognizer.read_page(line)
     assert reading.text == recognizer.read(line).text
@@ -124,13 +121,10 @@ def test_dense_lines_read_better_than_the_network_sees_them_and_their_characters
     assert ends == sorted(ends) and 0.9 * frames(width) < ends[-1] <= frames(width)
 
 
-def test_a_line_is_read_whatever_its_paper(reader, row):
+def test_a_line_is_read_whatever_its_paper_and_a_short_word_as_when_one_says_that_it_is_a_line(reader, row):
     line = load_page(row["image"])
     texts = [reader.read(paper(line)).text for paper in PAPERS]
     assert max(cer([reader.read(line).text], [text]) for text in texts) < 0.05
-
-
-def test_a_short_word_is_one_line_that_reads_as_when_one_says_so(reader, row):
     line = prepare_pixels(row["image"])
     cut = [(word, text) for word, text in cut_words(line, row["text"]) if 1 < len(text) < 9 and text.isalpha()]
     assert len(cut) > 2

@@ -1,6 +1,8 @@
-"""What makes the shipped files: each script has its help; and what the package declares."""
+"""What makes the shipped files and what measures, timing nothing against a limit; and what the package declares."""
 
 import ast
+import functools
+import importlib.util
 import json
 import re
 import shutil
@@ -8,18 +10,22 @@ import sys
 import tomllib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hwrlib import WEIGHTS
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.data import load_lines
+from hwrlib.files import DataError
 from hwrlib.model import CRNN
 from hwrlib.recognizer import calibrated
-from hwrlib.scripts import average, calibration, language, strokes, words
+from hwrlib.scripts import average, bench, calibration, hand, language, strokes, words
+from hwrlib.tests import conftest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -61,13 +67,10 @@ def test_the_average_of_two_networks_lies_between_them_and_is_saved_in_float16(t
         average.average([CRNN(Alphabet("ab"), 2.0), CRNN(Alphabet("ab"), 2.5)])
 
 
-def test_lines_of_the_brown_corpus(tmp_path):
+def test_lines_of_the_brown_corpus_and_pen_strokes_are_spaced_as_iams_but_for_those_of_held_out_texts(tmp_path):
     tagged = "\n\t``/`` It/pps cost/vbd $5/nns ,/, ''/'' {/( half/abn //in Se\xf1or/nn --/-- yes/rb ./.\n"
     (tmp_path / "ca00").write_text(tagged, "latin-1")
     assert list(language.brown_lines(tmp_path)) == ['" It cost', ', " ( half /', "- yes ."]
-
-
-def test_pen_strokes_become_lines_spaced_as_iams_but_for_those_of_held_out_texts(tmp_path):
     pens = [[[0, 0, 10, 100], [50, 50, 320, 50]], [[0, 0, 0, 100]], [[0, 0, 500, 100]]]
     ids = ["a01-000u-01", "b02-001z-02", "c04-110z-03"]
     pd.DataFrame({"strokes": pens, "text": ["a, b~", "I", "no"], "line_id": ids}).to_parquet(tmp_path / "pens.parquet")
@@ -93,6 +96,64 @@ def test_words_are_cut_where_the_gaps_leave_no_doubt(tmp_path):
     words.main([str(tmp_path), str(tmp_path / "words.parquet")])
     texts = load_lines("train", tmp_path / "words.parquet")["text"][:]
     assert len(texts) > 8 and set("".join(texts)) <= set(IAM.characters)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_hand_is_learnt_from_more_and_more_lines_and_another_is_read_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"image": Image.fromarray(conftest.strokes(90, seed=k)), "text": "iam \u2603"} for k in range(9)]
+    for split, count in (("train", 9), ("validation", 4)):
+        datasets.Dataset.from_list(rows[:count]).to_parquet(f"data/{split}.parquet")
+    conftest.untrained(Alphabet(" aim"), 4.0).save_pretrained("weights")
+    monkeypatch.setattr(hand, "weights_version", lambda source: "01234567")  # as a hash of digits alone may be
+    monkeypatch.setattr(hand, "LEARNT", (2,))
+    monkeypatch.setattr(hand, "VISITS", 9)
+    command = ["hand.csv", "data", "data", "--weights", "weights", "--precision", "fp32"]
+    hand.main(command)
+    table = pd.read_csv("hand.csv", dtype={"weights": str})
+    assert list(zip(table.lines, table.seed, strict=True)) == [(0, 0), (2, 0), (9, 0), (2, 1), (2, 2)]
+    rates = [f"{name}_{part}" for name in ("own", "other") for part in ("rate", "low", "high")]
+    assert set(table) == {"lines", "seed", "minutes", "precision", "weights", *rates}
+    assert (table.own_low <= table.own_rate).all() and (table.own_rate <= table.own_high).all()
+    kept = table.drop(index=2).assign(minutes=60.0)
+    kept.to_csv("hand.csv", index=False)
+    hand.main(command)
+    again = pd.read_csv("hand.csv", dtype={"weights": str})
+    assert again[:4].equals(kept.reset_index(drop=True)) and again.lines[4:].tolist() == [9]  # only that one is learnt
+    table.assign(weights="others").to_csv("hand.csv", index=False)
+    with pytest.raises(DataError, match="rows of other weights"):
+        hand.main(command)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_benchmarks_reference_learns_and_its_command_prints_all_tables(monkeypatch, tmp_path, capsys):
+    texts = {90: "a b", 120: "c # d", 80: "to"}
+    rows = [{"image": conftest.encoded(conftest.strokes(width)), "text": text} for width, text in texts.items()]
+    side = bench.Reference(rows, "cpu")
+    line = side.prepare(rows[0]["image"])
+    assert line.shape == (1, 128, 360) and line.dtype == torch.float32
+    assert line.min() == pytest.approx(-1, abs=0.1) and line.max() == 1
+    before = side.model.fc.weight.detach().clone()
+    side.train()
+    assert not torch.equal(before, side.model.fc.weight)
+    for k, row in enumerate(rows):
+        (tmp_path / f"{k}.png").write_bytes(row["image"])
+    table = "".join(f"{k}.png,{row['text']}\n" for k, row in enumerate(rows))
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{table}")
+    Image.open(bench.PAGE).crop((0, 0, 1200, 150)).save(tmp_path / "page.png")
+    monkeypatch.setattr(bench, "PAGE", tmp_path / "page.png")
+    monkeypatch.setattr(bench, "in_turn", functools.partial(bench.in_turn, rounds=1))
+    bench.main(["--source", str(tmp_path), "--lines", "2"])
+    tables = json.loads(capsys.readouterr().out)
+    sides = ("reference", "recipe, width / 1", "recipe, width / 2.5")
+    assert [row["side"] for row in tables["programs"]] == [side for side in sides for _ in ("train", "read")]
+    assert all(row["ratio"] == 1 for row in tables["programs"] if row["side"] == "reference")
+    assert all(row["lines_per_second"] > 0 and row["share"] > 0 for row in tables["programs"])
+    names = [row["engine"] for row in tables["engines"]]
+    assert names[:2] == ["torch, batch norm apart", "torch as hwrlib reads, fp32"]
+    assert ("ONNX Runtime" in names) == all(map(importlib.util.find_spec, ("onnx", "onnxruntime")))
+    assert tables["engines"][0]["ratio"] == 1
+    assert tables["machine"]["lines"] == 2 and tables["machine"]["page, lines"] == 1
 
 
 def test_requirements_are_the_dependencies_each_with_a_lower_bound_and_pinned():

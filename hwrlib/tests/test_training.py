@@ -131,7 +131,7 @@ def test_a_run_keeps_the_best_the_last_its_history_and_its_settings(tmp_path):
     assert same(best(tmp_path), model.state_dict()) == (history.cer.idxmin() == 1)
 
 
-def test_both_presets_train_the_real_network(tmp_path):
+def test_both_presets_train_the_real_network_and_frozen_convolutions_stay_as_they_are(tmp_path):
     for preset in ("reference", "recipe"):
         settings = dataclasses.replace(PRESETS[preset], epochs=1, batch_size=4, precision="fp32")
         lines = prepare_lines(rows(5), IAM)
@@ -144,10 +144,7 @@ def test_both_presets_train_the_real_network(tmp_path):
         assert same(CRNN.from_pretrained(tmp_path / preset / "best").state_dict(), run.averaged.state_dict())
     exact = trainer(tmp_path, changed(precision="bf16")).model.cnn
     assert not any(isinstance(layer, WinogradConv2d) for layer in exact)
-
-
-def test_frozen_convolutions_stay_as_they_are_while_the_rest_learns(tmp_path):
-    run = trainer(tmp_path, changed(frozen=True))
+    run = trainer(tmp_path / "frozen", changed(frozen=True))
     before = copied(run.model)
     assert moved(run.run(bar=False), before) == {"map2seq", "rnn", "fc"}
 
@@ -171,7 +168,7 @@ def rates_of(folder, settings, **options):
     return rates
 
 
-def test_the_learning_rate_warms_up_holds_and_falls_or_halves_on_a_plateau_also_in_a_resumed_run(tmp_path, monkeypatch):
+def test_the_learning_rate_warms_up_holds_and_falls_with_steps_or_time_or_halves_on_a_plateau(tmp_path, monkeypatch):
     for schedule, end in (("fall", [0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3]), ("hold", [1e-3] * 4)):
         rates = rates_of(tmp_path / schedule, changed(epochs=4, schedule=schedule))
         assert rates == pytest.approx([0.5e-3] + [1e-3] * 15 + end)
@@ -179,6 +176,12 @@ def test_the_learning_rate_warms_up_holds_and_falls_or_halves_on_a_plateau_also_
     settings = dataclasses.replace(PRESETS["reference"], epochs=5, precision="fp32")
     rates = rates_of(tmp_path, settings) + rates_of(tmp_path, dataclasses.replace(settings, epochs=6), resume=True)
     assert rates == [1e-3] * 15 + [0.5e-3] * 3
+    monkeypatch.undo()
+    clock = itertools.count(0, 6)  # each look at the clock is 6 seconds later
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
+    rates = rates_of(tmp_path / "budget", changed(epochs=1000, minutes=0.5, warmup=1))
+    assert 3 <= len(rates) <= 6 and len(pd.read_csv(tmp_path / "budget" / "history.csv")) >= 1
+    assert rates[-1] < 0.9 * rates[0]  # it falls with the minutes, not with the thousand epochs
 
 
 def test_the_loss_is_that_of_ctc_and_of_the_auxiliary_head_also_where_the_device_has_no_ctc(tmp_path, monkeypatch):
@@ -276,14 +279,6 @@ def test_a_signal_saves_unless_it_is_ignored_and_a_second_ctrl_c_interrupts_as_u
     run = trainer(tmp_path / "1", on_step=lambda *_: signal.raise_signal(signal.SIGHUP))
     run.run(bar=False)
     assert run.progress["step"] == 10 and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-
-def test_a_time_budget_ends_the_run_with_a_validation(tmp_path, monkeypatch):
-    clock = itertools.count(0, 6)  # each look at the clock is 6 seconds later
-    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(clock)))
-    rates = rates_of(tmp_path, changed(epochs=1000, minutes=0.5, warmup=1))
-    assert 3 <= len(rates) <= 6 and len(pd.read_csv(tmp_path / "history.csv")) >= 1
-    assert rates[-1] < 0.9 * rates[0]  # it falls with the minutes, not with the thousand epochs
 
 
 def test_the_best_weights_stay_and_with_patience_the_start_counts_too(tmp_path, monkeypatch):
