@@ -145,6 +145,7 @@ class Trainer:
                     now["epoch"] += 1
                     self._end_epoch()
             self._save()
+        self.accelerator.wait_for_everyone()  # a process that ends while others are at work may abort
         if stopped:
             self.accelerator.print(f"Stopped. The run is kept in {self.folder}; resume it to go on.")
         return self.averaged.eval()

@@ -47,15 +47,15 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     lines = [moved(line, matrix, scale) for line in lines]
     if is_negative(cv2.warpAffine(small, matrix, size, borderMode=cv2.BORDER_REPLICATE), lines):
         page, small = 255 - page, 255 - small
-    contrast, paper = contrast_to_paper(small)
-    contrast = cv2.warpAffine(contrast, matrix, size)
+    contrast, sharp, paper = contrast_to_paper(small)
+    contrast, sharp = (cv2.warpAffine(part, matrix, size) for part in (contrast, sharp))
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
-    marks = contrast > (faint := max(20.0, 4 * noise))  # above the paper's noise
+    marks = sharp > (faint := max(20.0, 4 * noise))  # above the paper's noise
     ink = contrast > thresholds(contrast, faint, lines)
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
-    rulings = find_rulings(marks.astype(np.uint8), stroke)
+    rulings, knots = find_rulings(marks.astype(np.uint8), stroke)
     if rulings.any():
         whole, printed = fill_rulings(rulings), np.percentile(contrast[rulings], 75)
         beside = np.where(whole, 0, contrast)
@@ -63,7 +63,8 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
         if pale.any() and np.median(contrast[pale]) + 2 * FAINT < printed:
             ink, rulings = pale, whole  # where pale writing crosses a ruling, only the ruling is seen
         elif rest.any() and (written := np.median(contrast[rest])) > printed + 2 * FAINT:
-            rulings &= contrast <= (2 * printed + written) / 3  # where it is darker, a stroke runs along it
+            level = np.where(knots, np.percentile(contrast[knots], 90), printed) if knots.any() else printed
+            rulings &= contrast <= level + (written - printed) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
     ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks))
     hidden = (ink | rulings).astype(np.uint8)
@@ -103,14 +104,16 @@ def is_negative(level: np.ndarray, lines: list[Baseline]) -> bool:
     return lean < 0
 
 
-def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much darker than its paper each pixel is (255 = black), and the paper's own brightness."""
+def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How much darker than its paper each pixel is (255 = black), without specks and with them; the paper's brightness.
+
+    A ruling one pixel thick goes with the specks.
+    """
     smooth = cv2.medianBlur(grey, 3)
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
-    depth = cv2.subtract(paper, smooth)
-    contrast = cv2.divide(depth, paper, scale=255)
-    contrast[depth < FAINT] = 0
-    return contrast, paper
+    depths = cv2.subtract(paper, smooth), cv2.subtract(paper, grey)
+    contrast, sharp = (np.where(depth < FAINT, 0, cv2.divide(depth, paper, scale=255)) for depth in depths)
+    return contrast, sharp, paper
 
 
 def thresholds(contrast: np.ndarray, faint: float, lines: list[Baseline]) -> np.ndarray:
@@ -132,11 +135,11 @@ def band(line: Baseline, above: float, below: float, beside: float, shape: tuple
     return cv2.fillPoly(np.zeros(shape, np.uint8), [np.round(np.concatenate(edge)).astype(np.int32)], 1) > 0
 
 
-def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
-    """The mask of printed rulings, across and down, without the strokes that cross them."""
+def find_rulings(marks: np.ndarray, stroke: float) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of printed rulings, across and down, without the strokes that cross them, and of where they meet."""
     across, bars = long_runs(marks, stroke)
     down, posts = (runs.T for runs in long_runs(np.ascontiguousarray(marks.T), stroke))
-    rulings = (bars | posts) > 0
+    rulings, knots = (bars | posts) > 0, cv2.dilate(across & down, SQUARE) > 0
     for run, other, axis in ((across, down, 0), (down, across, 1)):
         starts = np.count_nonzero(np.diff(run, axis=axis) == 1)
         if starts:
@@ -144,7 +147,7 @@ def find_rulings(marks: np.ndarray, stroke: float) -> np.ndarray:
             shape = (beyond, 1) if axis == 0 else (1, beyond)
             crossing = cv2.morphologyEx(marks & (1 - other), cv2.MORPH_OPEN, np.ones(shape, np.uint8))
             rulings |= (run & (1 - crossing)) > 0
-    return rulings
+    return rulings, rulings & knots
 
 
 def fill_rulings(rulings: np.ndarray) -> np.ndarray:
