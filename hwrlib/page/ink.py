@@ -47,15 +47,19 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     lines = [moved(line, matrix, scale) for line in lines]
     if is_negative(cv2.warpAffine(small, matrix, size, borderMode=cv2.BORDER_REPLICATE), lines):
         page, small = 255 - page, 255 - small
-    contrast, sharp, paper = contrast_to_paper(small)
-    contrast, sharp = (cv2.warpAffine(part, matrix, size) for part in (contrast, sharp))
+    contrast, paper = contrast_to_paper(small)
+    contrast, sharp = (cv2.warpAffine(part, matrix, size) for part in (contrast, share_darker(small, paper)))
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
-    marks = sharp > (faint := max(20.0, 4 * noise))  # above the paper's noise
+    faint = max(20.0, 4 * noise)  # above the paper's noise
+    marks, specked = ((part > faint).astype(np.uint8) for part in (contrast, sharp))
     ink = contrast > thresholds(contrast, faint, lines)
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
-    rulings, knots = find_rulings(marks.astype(np.uint8), stroke)
+    rulings, knots = find_rulings(marks, stroke)
+    thin, crossings = find_rulings(specked, stroke)  # one pixel thick, they went with the specks
+    thin &= cv2.dilate(rulings.astype(np.uint8), SQUARE) == 0
+    rulings, knots = rulings | thin | crossings, knots | crossings
     if rulings.any():
         whole, printed = fill_rulings(rulings), np.percentile(contrast[rulings], 75)
         beside = np.where(whole, 0, contrast)
@@ -66,7 +70,7 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
             level = np.where(knots, np.percentile(contrast[knots], 90), printed) if knots.any() else printed
             rulings &= contrast <= level + (written - printed) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
-    ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks))
+    ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks | rulings))
     hidden = (ink | rulings).astype(np.uint8)
     return Level(ink, hidden, stroke, ruled, lines, page, paper, scale, cv2.invertAffineTransform(matrix))
 
@@ -104,16 +108,19 @@ def is_negative(level: np.ndarray, lines: list[Baseline]) -> bool:
     return lean < 0
 
 
-def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How much darker than its paper each pixel is (255 = black), without specks and with them; the paper's brightness.
-
-    A ruling one pixel thick goes with the specks.
-    """
+def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much darker than its paper each pixel is (255 = black), but for specks, and the paper's own brightness."""
     smooth = cv2.medianBlur(grey, 3)
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
-    depths = cv2.subtract(paper, smooth), cv2.subtract(paper, grey)
-    contrast, sharp = (np.where(depth < FAINT, 0, cv2.divide(depth, paper, scale=255)) for depth in depths)
-    return contrast, sharp, paper
+    return share_darker(smooth, paper), paper
+
+
+def share_darker(grey: np.ndarray, paper: np.ndarray) -> np.ndarray:
+    """How much darker than its paper each pixel is, uint8: 255 = black, 0 where it is hardly darker."""
+    depth = cv2.subtract(paper, grey)
+    contrast = cv2.divide(depth, paper, scale=255)
+    contrast[depth < FAINT] = 0
+    return contrast
 
 
 def thresholds(contrast: np.ndarray, faint: float, lines: list[Baseline]) -> np.ndarray:
