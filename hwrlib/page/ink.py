@@ -56,10 +56,10 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     ink = contrast > thresholds(contrast, faint, lines)
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
-    rulings, knots = find_rulings(marks, stroke)
-    thin, crossings = find_rulings(specked, stroke)  # one pixel thick, they went with the specks
+    rulings, junctions = find_rulings(marks, stroke)
+    thin, more = find_rulings(specked, stroke)  # one pixel thick, they went with the specks
     thin &= cv2.dilate(rulings.astype(np.uint8), SQUARE) == 0
-    rulings, knots = rulings | thin | crossings, knots | crossings
+    rulings, junctions = rulings | thin | more, junctions | more
     if rulings.any():
         whole, printed = fill_rulings(rulings), np.percentile(contrast[rulings], 75)
         beside = np.where(whole, 0, contrast)
@@ -67,7 +67,7 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
         if pale.any() and np.median(contrast[pale]) + 2 * FAINT < printed:
             ink, rulings = pale, whole  # where pale writing crosses a ruling, only the ruling is seen
         elif rest.any() and (written := np.median(contrast[rest])) > printed + 2 * FAINT:
-            level = np.where(knots, np.percentile(contrast[knots], 90), printed) if knots.any() else printed
+            level = np.where(junctions, np.percentile(contrast[junctions], 90), printed) if junctions.any() else printed
             rulings &= contrast <= level + (written - printed) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
     ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks | rulings))
@@ -146,7 +146,7 @@ def find_rulings(marks: np.ndarray, stroke: float) -> tuple[np.ndarray, np.ndarr
     """The masks of printed rulings, across and down, without the strokes that cross them, and of where they meet."""
     across, bars = long_runs(marks, stroke)
     down, posts = (runs.T for runs in long_runs(np.ascontiguousarray(marks.T), stroke))
-    rulings, knots = (bars | posts) > 0, cv2.dilate(across & down, SQUARE) > 0
+    rulings, junctions = (bars | posts) > 0, cv2.dilate(across & down, SQUARE) > 0
     for run, other, axis in ((across, down, 0), (down, across, 1)):
         starts = np.count_nonzero(np.diff(run, axis=axis) == 1)
         if starts:
@@ -154,7 +154,7 @@ def find_rulings(marks: np.ndarray, stroke: float) -> tuple[np.ndarray, np.ndarr
             shape = (beyond, 1) if axis == 0 else (1, beyond)
             crossing = cv2.morphologyEx(marks & (1 - other), cv2.MORPH_OPEN, np.ones(shape, np.uint8))
             rulings |= (run & (1 - crossing)) > 0
-    return rulings, rulings & knots
+    return rulings, rulings & junctions
 
 
 def fill_rulings(rulings: np.ndarray) -> np.ndarray:
