@@ -48,7 +48,7 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     if is_negative(cv2.warpAffine(small, matrix, size, borderMode=cv2.BORDER_REPLICATE), lines):
         page, small = 255 - page, 255 - small
     contrast, paper = contrast_to_paper(small)
-    contrast, sharp = (cv2.warpAffine(part, matrix, size) for part in (contrast, share_darker(small, paper)))
+    contrast, sharp = (cv2.warpAffine(part, matrix, size) for part in (contrast, weber_contrast(small, paper)))
     dark = contrast[contrast > 0]
     noise = 1.5 * float(np.median(dark)) if dark.size > contrast.size / 2 else 0.0
     faint = max(20.0, 4 * noise)  # above the paper's noise
@@ -57,9 +57,9 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
     area, inner = (np.count_nonzero(part) for part in (ink, cv2.erode(ink.astype(np.uint8), SQUARE)))
     stroke = 2 * area / max(1, area - inner)  # twice the area over the outline
     rulings, junctions = find_rulings(marks, stroke)
-    thin, more = find_rulings(specked, stroke)  # one pixel thick, they went with the specks
-    thin &= cv2.dilate(rulings.astype(np.uint8), SQUARE) == 0
-    rulings, junctions = rulings | thin | more, junctions | more
+    thin, thin_junctions = find_rulings(specked, stroke)  # one pixel thick, they went with the specks
+    thin &= cv2.dilate(rulings.astype(np.uint8), SQUARE) == 0  # what is beside a ruling is its own edge
+    rulings, junctions = rulings | thin | thin_junctions, junctions | thin_junctions
     if rulings.any():
         whole, printed = fill_rulings(rulings), np.percentile(contrast[rulings], 75)
         beside = np.where(whole, 0, contrast)
@@ -67,7 +67,9 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
         if pale.any() and np.median(contrast[pale]) + 2 * FAINT < printed:
             ink, rulings = pale, whole  # where pale writing crosses a ruling, only the ruling is seen
         elif rest.any() and (written := np.median(contrast[rest])) > printed + 2 * FAINT:
-            level = np.where(junctions, np.percentile(contrast[junctions], 90), printed) if junctions.any() else printed
+            level = np.full(contrast.shape, printed)
+            if junctions.any():  # darker than either ruling; on few of them is ink
+                level[junctions] = np.percentile(contrast[junctions], 90)
             rulings &= contrast <= level + (written - printed) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
     ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks | rulings))
@@ -112,11 +114,11 @@ def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How much darker than its paper each pixel is (255 = black), but for specks, and the paper's own brightness."""
     smooth = cv2.medianBlur(grey, 3)
     paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
-    return share_darker(smooth, paper), paper
+    return weber_contrast(smooth, paper), paper
 
 
-def share_darker(grey: np.ndarray, paper: np.ndarray) -> np.ndarray:
-    """How much darker than its paper each pixel is, uint8: 255 = black, 0 where it is hardly darker."""
+def weber_contrast(grey: np.ndarray, paper: np.ndarray) -> np.ndarray:
+    """(paper - grey) / paper of each pixel, as 0 to 255 = black, uint8; 0 where it is hardly darker than its paper."""
     depth = cv2.subtract(paper, grey)
     contrast = cv2.divide(depth, paper, scale=255)
     contrast[depth < FAINT] = 0

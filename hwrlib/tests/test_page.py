@@ -155,9 +155,9 @@ def test_each_crop_holds_its_own_ink_alone_and_all_of_it_and_stray_marks_are_no_
     pale = np.full((200, 900), 230, np.uint8)
     for x in range(40, 860, 24):
         pale[70:130, x : x + 4] = 150
-    pale[120:125, 10:890] = 30  # as a form's field has it; 680 px of it lie in the strokes
+    pale[120:125, 10:890] = 30  # as a form's field has it
     (line,) = cut_lines(level_ink(pale, [Baseline(np.arange(40, 860, 8), np.full(103, 122.0), 40.0, 1.0)]))
-    assert np.count_nonzero(line.image < 100) < 680 < 8000 < np.count_nonzero(line.image < 200)
+    assert np.count_nonzero(line.image < 100) < 500 < 8000 < np.count_nonzero(line.image < 200)
     page = written({(60, 100): "two lines of text", (60, 220): "and nothing else"}, height=600)
     cv2.circle(page, (400, 450), 3, 40, -1)
     cv2.line(page, (100, 520), (112, 520), 40, 2)
