@@ -1,4 +1,4 @@
-"""Make the embedded synthetic lines and page again, or lines of numbers and names: ``pip install fonttools brotli``.
+"""Make the embedded synthetic lines and page again: ``pip install fonttools brotli``.
 
 The texts are our own, the hands OFL fonts that npm fetches. The same library versions write the same files.
 """
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hwrlib.data import load_lines
 
 FOLDER = Path(__file__).parents[1] / "samples"
-SEED, NUMBERS_SEED = 1837, 91
+SEED = 1837
 EXAMPLE = 57  # the validation line that line.png shows
 FONTS = {  # npm packages by hand; "train" hands also write two thirds of the other splits
     "train": "annie-use-your-telescope architects-daughter bad-script beth-ellen caveat cedarville-cursive "
@@ -33,15 +33,6 @@ FONTS = {  # npm packages by hand; "train" hands also write two thirds of the ot
 PAGE_FONT = "nothing-you-could-do"
 EM, BASELINE = 88, 211  # pixels per em while drawing, and the row of the drawing on which the words stand
 LONGEST = 64  # characters a line, about
-WORDS = {
-    "month": "January,February,March,April,May,June,July,August,September,October,November,December",
-    "unit": "miles,feet,years,days,hours,per cent,tons,shillings,pence,pages,people,members,men,houses,ships",
-    "syllable": "al,an,ar,bel,ber,bur,can,car,dal,den,dor,el,er,fen,ford,gar,gil,ham,har,hol,il,in,jen,ker,kin,lan,lin,"
-    "lor,mar,mel,mil,nor,ol,or,per,quin,ran,ros,sel,shaw,ston,ter,thor,ul,van,vic,wal,wen,wick,win,wood,york,zel",
-}
-NUMBERS = "<1-99>|<1-99>|<1500-2029>|<large>|<share>|<1-12>.<00-59>|<1-3>/<2-8>|<1-19>-<20-98>|<100-999>"
-PHRASES = "<number> <unit>|<month> <1-31> , <1500-2029>|in <1500-2029> ,|( <number> )|No. <1-299>|Fig. <1-39>|<name>"
-PHRASES += "|<name> and <name>|<name>'s|<WORD> <WORD>|<Word> <word>|<number> <word>"  # what IAM is short of
 # Habits of a hand, as factors of the drawing: gap between words, slant, pen width, size and stretch.
 PAGE_WRITER = {"gap": 1.2, "slant": 0.08, "pen": 0.035, "size": 0.36, "stretch": 1.0}
 HABITS = {"gap": (0.9, 1.6), "pen": (0.02, 0.05), "size": (0.7, 1.05), "stretch": (0.92, 1.12)}  # of any other
@@ -184,73 +175,12 @@ def write_page(text: str, path: Path, rng: np.random.Generator) -> None:
     (FOLDER / "page.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def fill(template: str, rng: np.random.Generator, words: list[str]) -> str:
-    """A phrase with each part in angle brackets drawn: a number of a range, or one of its kind."""
-
-    def part(match: re.Match) -> str:
-        kind, _, most = match[1].partition("-")
-        if most:
-            return f"{rng.integers(int(kind), int(most) + 1):0{len(kind)}d}"
-        if kind in MADE:
-            return MADE[kind](rng)
-        word = str(rng.choice(WORDS[kind].split(",") if kind in WORDS else words))
-        return {"WORD": word.upper(), "Word": word.capitalize()}.get(kind, word)
-
-    return re.sub(r"<([\w-]+)>", part, template)
-
-
-def number(rng: np.random.Generator) -> str:
-    """A number as IAM's writers write them: small or large, a year, a share, a time, a fraction, a range."""
-    kind, large = rng.integers(9), int(10 ** rng.uniform(0, 6))
-    return fill(NUMBERS.replace("<large>", f"{large:,}"), rng, []).split("|")[kind]
-
-
-def surname(rng: np.random.Generator) -> str:
-    """A name of one to three syllables, with a title or an initial at times."""
-    word = "".join(rng.choice(WORDS["syllable"].split(","), int(rng.integers(1, 4)))).capitalize()
-    for title, share in (("Mr.", 0.1), ("Dr.", 0.05)):
-        if rng.random() < share:
-            return f"{title} {word}"
-    return f"{chr(65 + rng.integers(26))}. {word}" if rng.random() < 0.15 else word
-
-
-MADE = {"number": number, "name": surname, "share": lambda rng: f"{rng.uniform(0, 100):.1f}"}
-
-
-def number_line(rng: np.random.Generator, words: list[str]) -> str:
-    """A line of numbers, dates, prices, names and capitals among common words."""
-    text, target, phrases = "", rng.uniform(20, 52), PHRASES.split("|")
-    while len(text) < target:
-        common = rng.random() >= 0.55
-        part = rng.choice(words, int(rng.integers(1, 3))) if common else [fill(rng.choice(phrases), rng, words)]
-        text += " " + " ".join(part)
-        if rng.random() < 0.12:
-            text += rng.choice([" ,", " .", " ;", " :", " ?", " !", " -", " &", ' "'])
-    return text.strip()[:LONGEST].strip()
-
-
-def write_numbers(out: Path, count: int, fonts: dict) -> None:
-    """Write lines of numbers in the hands of the training split; the first lines are the same for any count."""
-    rng, rows = np.random.default_rng(NUMBERS_SEED), []
-    words = sorted({w for text in read_sentences()["train"] for w in text.split() if w.isalpha() and w.islower()})
-    while len(rows) < count:
-        text, font = number_line(rng, words), str(rng.choice(FONTS["train"].split()))
-        rows += [new_row(text, fonts[font][0], rng)] if fonts[font][1] >= set(text) else []
-    datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).to_parquet(out)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Fetch the fonts and write the embedded files, or the lines of numbers alone."""
-    parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.samples", description=__doc__)
-    parser.add_argument("--numbers", type=Path, metavar="OUT.parquet", help="write these lines, nothing else")
-    parser.add_argument("--count", type=int, default=1600, help="how many of them (default: %(default)s)")
-    options = parser.parse_args(arguments)
+    """Fetch the fonts and write the embedded files."""
+    argparse.ArgumentParser(prog="python -m hwrlib.scripts.samples", description=__doc__).parse_args(arguments)
     sentences = read_sentences()
     with tempfile.TemporaryDirectory() as folder:
         fonts = fetch_fonts(Path(folder))
-        if options.numbers:
-            write_numbers(options.numbers, options.count, fonts)
-            return
         for part, split in enumerate(("train", "validation", "test")):
             write_split(split, sentences[split], fonts, np.random.default_rng([SEED, part]))
         write_page(sentences["page"][0], fonts[PAGE_FONT][0], np.random.default_rng([SEED, 3]))

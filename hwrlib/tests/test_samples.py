@@ -2,10 +2,8 @@
 
 import json
 import re
-from pathlib import Path
 
 import datasets
-import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,21 +62,3 @@ def test_the_boxes_of_the_page_hold_all_its_ink_and_all_files_are_small():
         assert ink[y : y + height, x : x + width].mean() > 0.02
         ink[y : y + height, x : x + width] = False
     assert not ink.any() and sum(path.stat().st_size for path in FOLDER.iterdir()) < 5_000_000
-
-
-def test_number_lines_are_those_of_the_seed_spaced_as_iams_and_written_with_their_images(tmp_path, monkeypatch):
-    rng = np.random.default_rng(samples.NUMBERS_SEED)
-    texts = [samples.number_line(rng, ["word", "other"]) for _ in range(200)]
-    assert texts[1] == "Quinilvan's Fig. 2 word word & Zelshawjen Garlan and Woodwal"
-    assert set("".join(texts)) <= CHARACTERS and max(map(len, texts)) <= 64
-    assert all(text == " ".join(text.split()) for text in texts)
-    assert np.mean([any(c.isdigit() for c in text) for text in texts]) > 0.7
-    assert any(re.search(r"[A-Z][a-z]+ \d+ , \d{4}", text) for text in texts)
-    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    monkeypatch.setattr(samples, "FONTS", {"train": "one"})
-    for count in (2, 3):
-        samples.write_numbers(tmp_path / f"{count}.parquet", count, {"one": (font, CHARACTERS)})
-    few, more = (datasets.Dataset.from_parquet(str(tmp_path / f"{count}.parquet")) for count in (2, 3))
-    assert more["text"][2] == "crate Fig. 16 Gilrandor's ?"
-    assert few["text"][:] == more["text"][:2] and len(more) == 3 and set(few.column_names) == {"image", "text"}
-    assert few[1]["image"].tobytes() == more[1]["image"].tobytes()

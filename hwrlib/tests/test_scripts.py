@@ -10,7 +10,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,10 +20,9 @@ from safetensors.torch import load_file
 from hwrlib import WEIGHTS
 from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.data import load_lines
-from hwrlib.files import DataError
 from hwrlib.model import CRNN
 from hwrlib.recognizer import calibrated
-from hwrlib.scripts import average, bench, calibration, hand, language, strokes, words
+from hwrlib.scripts import average, bench, calibration, language, strokes, words
 from hwrlib.tests import conftest
 
 ROOT = Path(__file__).parents[2]
@@ -96,33 +94,6 @@ def test_words_are_cut_where_the_gaps_leave_no_doubt(tmp_path):
     words.main([str(tmp_path), str(tmp_path / "words.parquet")])
     texts = load_lines("train", tmp_path / "words.parquet")["text"][:]
     assert len(texts) > 8 and set("".join(texts)) <= set(IAM.characters)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_hand_is_learnt_from_more_and_more_lines_and_another_is_read_beside_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [{"image": Image.fromarray(conftest.strokes(90, seed=k)), "text": "iam \u2603"} for k in range(9)]
-    for split, count in (("train", 9), ("validation", 4)):
-        datasets.Dataset.from_list(rows[:count]).to_parquet(f"data/{split}.parquet")
-    conftest.untrained(Alphabet(" aim"), 4.0).save_pretrained("weights")
-    monkeypatch.setattr(hand, "weights_version", lambda source: "01234567")  # as a hash of digits alone may be
-    monkeypatch.setattr(hand, "LEARNT", (2,))
-    monkeypatch.setattr(hand, "VISITS", 9)
-    command = ["hand.csv", "data", "data", "--weights", "weights", "--precision", "fp32"]
-    hand.main(command)
-    table = pd.read_csv("hand.csv", dtype={"weights": str})
-    assert list(zip(table.lines, table.seed, strict=True)) == [(0, 0), (2, 0), (9, 0), (2, 1), (2, 2)]
-    rates = [f"{name}_{part}" for name in ("own", "other") for part in ("rate", "low", "high")]
-    assert set(table) == {"lines", "seed", "minutes", "precision", "weights", *rates}
-    assert (table.own_low <= table.own_rate).all() and (table.own_rate <= table.own_high).all()
-    kept = table.drop(index=2).assign(minutes=60.0)
-    kept.to_csv("hand.csv", index=False)
-    hand.main(command)
-    again = pd.read_csv("hand.csv", dtype={"weights": str})
-    assert again[:4].equals(kept.reset_index(drop=True)) and again.lines[4:].tolist() == [9]  # only that one is learnt
-    table.assign(weights="others").to_csv("hand.csv", index=False)
-    with pytest.raises(DataError, match="rows of other weights"):
-        hand.main(command)
 
 
 @pytest.mark.usefixtures("one_thread")
