@@ -124,15 +124,18 @@ def export(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> int:
     """Train the network, or go on with a training; stop it with Ctrl-C at any time."""
+    import torch
+
     from hwrlib.data import load_lines, training_lines
     from hwrlib.model import CRNN
-    from hwrlib.training import make_trainer, new_model
+    from hwrlib.training import make_trainer
 
     if Path(options.data).is_file():
         raise ValueError(f"{options.data} is one file: training needs a folder of lines")
     given = {name: value for name, value in vars(options).items() if hasattr(Settings, name)}
     settings, skip = dataclasses.replace(PRESETS[options.preset], **given), options.skip_bad_rows
-    model = CRNN.from_pretrained(options.init) if options.init else new_model(settings)
+    torch.manual_seed(settings.seed)  # decides the first weights
+    model = CRNN.from_pretrained(options.init) if options.init else CRNN()
     if options.width_divisor is not None:
         start, model = model, CRNN(model.alphabet, options.width_divisor, model.calibration)
         model.load_state_dict(start.state_dict())

@@ -6,9 +6,7 @@ import numpy as np
 PAPER = 255
 
 
-def augment(
-    line: np.ndarray, rng: np.random.Generator, strength: float = 1.0, width_divisor: float = 1.0
-) -> np.ndarray:
+def augment(line: np.ndarray, rng: np.random.Generator, strength: float = 1, width_divisor: float = 1) -> np.ndarray:
     """The line as another pen, hand, sheet and scanner might have made it.
 
     What shape, look and hidden parts buy: Wigington et al. (2017). A ValueError refuses another line or strength.

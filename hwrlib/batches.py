@@ -70,10 +70,7 @@ class AugmentedLines(Dataset):
         return len(self.lines)
 
     def __getitem__(self, index: int) -> PreparedLine:
-        line = self.lines[index]
-        if not self.augmentation:
-            return line
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        line, rng = self.lines[index], np.random.default_rng((self.seed, self.epoch, index))
         return dataclasses.replace(line, pixels=augment(line.pixels, rng, self.augmentation, self.width_divisor))
 
 

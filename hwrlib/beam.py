@@ -48,10 +48,8 @@ class Fusion:
         return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
 
 
-def expand_beam(
-    log_probs: ArrayLike, alphabet: Alphabet, width: int, floor: float, fusion: Fusion | None = None
-) -> tuple[dict[str, tuple[float, float]], float]:
-    """Search one line, (T, C) log-probabilities, frame by frame: the last beam and its scale.
+def search(line: ArrayLike, alphabet: Alphabet, width: int, floor: float, fusion: Fusion | None) -> dict[str, float]:
+    """Search one line, (T, C) log-probabilities, frame by frame: natural logs of the texts' probabilities and weights.
 
     The beam is {prefix: (mass that ends in blank, mass that ends in its last character)}, best first; a prefix begins
     with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix has 1, which spares
@@ -59,7 +57,7 @@ def expand_beam(
     """
     label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
     least, scale, beam = math.exp(floor), 0.0, {BOUNDARY: (1.0, 0.0)}
-    probabilities, ones = np.exp(np.asarray(log_probs, float)), [1.0] * alphabet.classes
+    probabilities, ones = np.exp(np.asarray(line, float)), [1.0] * alphabet.classes
     likely = probabilities > least * probabilities.max(1, keepdims=True, initial=0)
     for frame, possible in zip(probabilities.tolist(), likely, strict=True):
         options = [(k, alphabet.characters[k - 1], frame[k]) for k in np.flatnonzero(possible).tolist() if k]
@@ -84,7 +82,8 @@ def expand_beam(
         best = sum(ranked[0][1])
         beam = {prefix: (b / best, c / best) for prefix, (b, c) in ranked if b + c > least * best}
         scale += math.log(best)
-    return beam, scale
+    ends = {prefix: fusion.factors(prefix)[0] if fusion else 1.0 for prefix in beam}
+    return {prefix[1:]: scale + math.log(sum(beam[prefix])) + math.log(end) for prefix, end in ends.items()}
 
 
 class Candidate(NamedTuple):
@@ -148,10 +147,7 @@ class PrefixBeam:
         fusion = self._fusion(alphabet) if self.language else None
         weight = fusion.log_weight if fusion else lambda text: 0.0
         for line, length, first in zip(to_array(log_probs), lengths, firsts, strict=True):
-            beam, scale = expand_beam(line[:length], alphabet, self.width, self.floor, fusion)
-            scores = {prefix[1:]: scale + math.log(sum(masses)) for prefix, masses in beam.items()}
-            if fusion:
-                scores = {text: score + math.log(fusion.factors(BOUNDARY + text)[0]) for text, score in scores.items()}
+            scores = search(line[:length], alphabet, self.width, self.floor, fusion)
             if self.width > 1:
                 scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
             ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])

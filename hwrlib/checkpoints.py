@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import filelock
 import torch
 from accelerate import Accelerator
 
@@ -20,21 +19,6 @@ from hwrlib.model import refuse_bomb
 
 # Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal, which Windows does not tell.
 SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, what is kept, and what to do."""
-
-
-@contextlib.contextmanager
-def one_run(folder: Path) -> Iterator[None]:
-    """Keep a folder for one run at a time; a TrainingError where another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise TrainingError(f"{folder}: another run is using it; stop it, or give another folder") from error
 
 
 @contextlib.contextmanager
@@ -101,7 +85,7 @@ def load_state(accelerator: Accelerator, folder: Path, made_of: dict) -> dict:
             accelerator.load_state(state)
     except Exception as error:  # a dozen kinds, from EOFError to UnpicklingError
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise TrainingError(f"{state} is damaged; start again with --init {folder / 'best'} ({why})") from error
+        raise RuntimeError(f"{state} is damaged; start again with --init {folder / 'best'} ({why})") from error
     for name, before in others.items():
-        raise TrainingError(f"{state} was made with another {name} ({before!r}): resume it with the same")
+        raise RuntimeError(f"{state} was made with another {name} ({before!r}): resume it with the same")
     return rest

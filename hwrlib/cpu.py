@@ -23,11 +23,7 @@ def matmul_rate(dtype: torch.dtype, device: Device = "cpu", size: int = 1024, se
 
 
 def best_precision(device: Device = "cpu") -> str:
-    """The precision that is fast on this machine: "fp32", "bf16" or "fp16".
-
-    A GPU says by its compute capability (float16 before 8, bfloat16 since); a CPU is measured, since some take
-    bfloat16 but run it hundreds of times slower than float32.
-    """
+    """The precision that is fast here, "fp32", "bf16" or "fp16": a GPU's capability tells, a CPU is measured."""
     device = torch.device(device)
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
@@ -41,11 +37,7 @@ def best_precision(device: Device = "cpu") -> str:
 
 
 def keep_freed() -> None:
-    """Let this process keep up to 1 GiB that it has freed, where its C library is glibc (Linux); else do nothing.
-
-    PyTorch on a CPU asks for blocks of the same sizes in every step. glibc gives large blocks back to the system when
-    they are freed, and the system must zero each page before it lends it again. See mallopt(3).
-    """
+    """Let glibc (Linux) keep up to 1 GiB that is freed: PyTorch asks for the same blocks in every step (mallopt(3))."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             library.mallopt(parameter, 2**30)

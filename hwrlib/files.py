@@ -1,6 +1,7 @@
-"""Files of a stranger's data set, its rows and names checked, and files written whole (chapters 1, 8)."""
+"""Files of a stranger's data set, its rows and names checked; folders for one run, files written whole (1, 8)."""
 
 # Apart from hwrlib.data, since `datasets` takes 0.6 s to import, which a reading or the app need not wait for.
+import contextlib
 import csv
 import io
 import json
@@ -8,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from safetensors import SafetensorError
@@ -75,6 +76,19 @@ def inside(folder: str | Path, name: str) -> Path:
     if foreign or not Path(os.path.realpath(Path(folder) / plain)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"the file name {name!r} leads out of {folder}: give one of a file in that folder")
     return Path(folder) / plain
+
+
+@contextlib.contextmanager
+def one_run(folder: Path) -> Iterator[None]:
+    """Keep a folder for one run at a time; a RuntimeError where another has it."""
+    import filelock  # here, since it is slow to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise RuntimeError(f"{folder}: another run is using it; stop it, or give another folder") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -32,7 +32,6 @@ class CharNgram:
         self.alphabet, self.tables, self.prior = alphabet, tables, prior
         self.order = len(tables)  # length of the longest n-gram: one more than the characters that it looks back
         self._label = {c: k for k, c in enumerate(BOUNDARY + alphabet.characters)}
-        self._index = [np.unique(keys // alphabet.classes, return_index=True) for keys, _ in tables]
         self._probabilities = functools.lru_cache(1 << 15)(self._interpolate)
 
     def row(self, context: str) -> np.ndarray:
@@ -44,13 +43,12 @@ class CharNgram:
         classes = self.alphabet.classes
         lower = self._probabilities(context[1:]) if context else np.full(classes, 1 / classes)
         code = functools.reduce(lambda code, c: code * classes + self._label[c], context, 0)
-        (keys, shares), (contexts, starts) = self.tables[len(context)], self._index[len(context)]
-        at = int(np.searchsorted(contexts, code))
-        if at == len(contexts) or contexts[at] != code:
+        keys, shares = self.tables[len(context)]
+        begin, end = np.searchsorted(keys, (code * classes, (code + 1) * classes))
+        if begin == end:
             return lower
-        span = slice(starts[at], starts[at + 1] if at + 1 < len(starts) else None)
-        row = (1 - shares[span].sum()) * lower
-        row[keys[span] % classes] += shares[span]
+        row = (1 - shares[begin:end].sum()) * lower
+        row[keys[begin:end] % classes] += shares[begin:end]
         return row
 
     def log_probability(self, text: str) -> float:

@@ -26,10 +26,6 @@ from hwrlib.ctc import frames
 TAGS = ["handwriting-recognition", "image-to-text", "ctc"]  # of the model card that push_to_hub writes
 
 
-class WeightsError(ValueError):
-    """Weights that cannot be used; the message names the file and says why."""
-
-
 def _convolution(inputs: int, outputs: int, kernel: int = 3, padding: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
@@ -65,7 +61,7 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
     def from_pretrained(cls, source: str | Path, **options) -> "CRNN":
         """The network saved in a folder, or under a name on the Hub; ``options`` are the Hub's, such as ``revision``.
 
-        A WeightsError names a file that is missing, damaged or of another network.
+        A ValueError names a file that is missing, damaged or of another network.
         """
         with _checked(_file(source, "config.json", **options), largest=200_000) as file:
             about = json.loads(file.read_text(encoding="utf-8"))
@@ -175,7 +171,7 @@ def weights_version(source: str | Path) -> str:
 
 
 def load_reference_checkpoint(path: str | Path) -> CRNN:
-    """The reference's published ``best_model.pth`` as a CRNN; a WeightsError where a stranger's file is none."""
+    """The reference's published ``best_model.pth`` as a CRNN; a ValueError where a stranger's file is none."""
     mapper = [(SimpleNamespace, "__main__.CharacterMapper")]  # all that is made of it but tensors and plain values
     with _checked(Path(path)) as file, torch.serialization.safe_globals(mapper):
         refuse_bomb(file)
@@ -207,7 +203,7 @@ def _file(source: str | Path, name: str, **options) -> Path:
 
 @contextlib.contextmanager
 def _checked(file: Path, largest: int = 400_000_000) -> Iterator[Path]:
-    """Turn whatever goes wrong while a file of weights is read into a WeightsError of one line that names it."""
+    """Turn whatever goes wrong while a file of weights is read into a ValueError of one line that names it."""
     try:
         if not file.is_file() or file.stat().st_size > largest:
             raise ValueError(f"no such file, or over {largest:,} bytes")
@@ -219,7 +215,7 @@ def _checked(file: Path, largest: int = 400_000_000) -> Iterator[Path]:
         text = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         text = "more in it than tensors and plain values" if isinstance(error, pickle.UnpicklingError) else text
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
-        raise WeightsError(f"{file}: no weights of this network: {text}") from error
+        raise ValueError(f"{file}: no weights of this network: {text}") from error
 
 
 def _filled(model: CRNN, tensors: dict[str, torch.Tensor]) -> CRNN:

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
@@ -21,10 +20,9 @@ from hwrlib.images import load_page, name_of, prepare_pixels, scale
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
 from hwrlib.page.baselines import is_sideways
-from hwrlib.page.lines import Kind, PageLine, find_lines, place_reading
+from hwrlib.page.lines import Kind, PageLine, Picture, find_lines, place_reading
 from hwrlib.rerank import Reranker
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
 DECODERS = {
     "greedy": lambda: greedy,
     "beam": PrefixBeam,
@@ -46,11 +44,6 @@ def log_odds(share: float | np.ndarray) -> np.ndarray:
 def calibrated(confidence: float, offset: float, slope: float) -> float:
     """The share of characters expected to be right, 0 to 1: Platt scaling (Platt, 1999) of a decoder's confidence."""
     return float(1 / (1 + np.exp(-offset - slope * log_odds(confidence))))
-
-
-def expected_right(readings: list[Reading]) -> float:
-    """The number of characters that are expected to be right: confidences weighted with their texts' lengths."""
-    return sum(reading.confidence * len(reading.text) for reading in readings)
 
 
 def certainty(readings: list[Reading]) -> float:

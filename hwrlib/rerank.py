@@ -22,10 +22,6 @@ MODEL = "HuggingFaceTB/SmolLM2-135M"  # Allal et al., 2025
 TEXTS, ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
 
 
-class RerankError(ValueError):
-    """The language model cannot be had; the message names it and says what to do."""
-
-
 def undo_spacing(text: str) -> str:
     """A text as it is printed elsewhere: IAM has a space before most marks, and on both sides of quotation marks.
 
@@ -41,7 +37,7 @@ class CausalModel:
     """A causal language model of ``transformers``: how probable is a text after what stands before it?
 
     Its source is a folder, or a name on the Hugging Face Hub; its weights are safetensors, and no code of it is run.
-    A RerankError says that the package or the model cannot be had.
+    A ValueError says that the package or the model cannot be had.
     """
 
     def __init__(self, source: str | Path = MODEL):
@@ -53,7 +49,7 @@ class CausalModel:
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             why, do = " ".join(str(error).split())[:200], "check name and network, or name a folder in HWR_RERANKER"
             do = "pip install 'transformers>=4.50'" if isinstance(error, ImportError) else do
-            raise RerankError(f"the language model {source} cannot be had: {do} ({why})") from error
+            raise ValueError(f"the language model {source} cannot be had: {do} ({why})") from error
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device, PRECISIONS[best_precision(self.device)])
 
@@ -86,13 +82,9 @@ class Reranker(PrefixBeam):
     language: CharNgram | None = field(default_factory=CharNgram.load)
     width: int = 64
     best: int = TEXTS
-    model: CausalModel | None = None  # where left out, MODEL, or what the environment variable HWR_RERANKER names
+    model: CausalModel = field(default_factory=lambda: CausalModel(os.environ.get("HWR_RERANKER", MODEL)))
     weights: tuple[float, float, float] = TUNED  # a, b and c
     above: Sequence[str] | None = None  # texts of the lines above; None where lines do not follow each other
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.model = CausalModel(os.environ.get("HWR_RERANKER", MODEL)) if self.model is None else self.model
 
     def after(self, above: Sequence[str]) -> "Reranker":
         """This decoder for lines of a page, below others with these texts, top to bottom."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, PartialState
@@ -19,11 +18,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.batches import AugmentedLines, Batch, BucketSampler, PreparedLine, load_batches, prepare_lines, replay
-from hwrlib.checkpoints import TrainingError, fingerprint, load_state, one_run, save_state, states, stop_signals
+from hwrlib.checkpoints import fingerprint, load_state, save_state, states, stop_signals
 from hwrlib.cpu import best_precision, keep_freed, tile
-from hwrlib.files import write_whole
+from hwrlib.files import one_run, write_whole
 from hwrlib.metrics import cer, wer
 from hwrlib.model import CRNN, AuxiliaryHead
 from hwrlib.recognizer import Recognizer
@@ -32,12 +30,6 @@ from hwrlib.settings import PRESETS, Settings, learning_rate_at
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
 FIXED = ("batch_size", "seed", "aux_weight", "weight_decay", "frozen")  # what a run cannot change half-way
 SAVE_EVERY = 180  # seconds: an epoch takes hours on a CPU, and on a GPU less than its state takes to Google Drive
-
-
-def new_model(settings: Settings, alphabet: Alphabet = IAM, width_divisor: float = 1.0) -> CRNN:
-    """An untrained network whose first weights the seed of the settings decides."""
-    torch.manual_seed(settings.seed)
-    return CRNN(alphabet, width_divisor)
 
 
 def make_trainer(
@@ -78,7 +70,7 @@ class Trainer:
 
     Raises:
         FileNotFoundError, FileExistsError, OSError: nothing to resume; a run would be overwritten; a full disk.
-        TrainingError: a damaged state or one of other lines or another network, a folder in use, a loss not finite.
+        RuntimeError: a damaged state or one of other lines or another network, a folder in use, a loss not finite.
     """
 
     model: CRNN
@@ -112,7 +104,7 @@ class Trainer:
             keep_freed()
             if not half:
                 tile(model)
-        ema = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+        ema = AveragedModel(model, use_buffers=True)
         trainee = AuxiliaryHead(model) if settings.aux_weight else model
         optimizer = torch.optim.AdamW(trainee.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         widths, processes = [line.pixels.shape[1] for line in self.lines], self.accelerator.num_processes
@@ -170,7 +162,7 @@ class Trainer:
             own = torch.cat([losses.new_tensor([time.monotonic() - began, len(asked), lines]), losses[None]])
             seconds, stopped, lines, loss = self.accelerator.reduce(own, "mean").tolist()
             if not math.isfinite(loss):
-                raise TrainingError(
+                raise RuntimeError(
                     f"the loss is {loss} in epoch {now['epoch'] + 1}, step {now['step']}. The last good state is in "
                     f"{self.folder}; try a lower learning rate than {self._learning_rate():g}."
                 )
@@ -198,13 +190,10 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not self.optimizer.step_was_skipped:  # as float16 does while it looks for its scale
+            decay = min(self.settings.ema_decay, (1 + self.progress["step"]) / (10 + self.progress["step"]))
+            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)  # faster at first, while the averages are poor
             self.ema.update_parameters(self.model)
         return main.detach()
-
-    def _average(self, means: list, values: list, count: torch.Tensor) -> None:
-        """Move the averaged weights and statistics towards the current ones, faster at first, while these are poor."""
-        decay = min(self.settings.ema_decay, (1 + self.progress["step"]) / (10 + self.progress["step"]))
-        get_ema_multi_avg_fn(decay)(means, values, count)
 
     def _learning_rate(self) -> float:
         if self.settings.schedule != "plateau":
@@ -218,7 +207,7 @@ class Trainer:
     def _done(self) -> float:
         """The part of the training that is done, 0 to 1, by steps, minutes or patience, whichever is further."""
         errors, patience = [row["cer"] for row in self.history], self.settings.patience
-        if patience and errors and len(errors) - 1 - int(np.argmin(errors)) >= patience:
+        if patience and errors and len(errors) - 1 - errors.index(min(errors)) >= patience:
             return 1.0
         by_steps = self.progress["step"] / (self.settings.epochs * len(self.loader))
         by_minutes = self.progress["seconds"] / 60 / self.settings.minutes if self.settings.minutes else 0

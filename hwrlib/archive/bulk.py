@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,8 +19,8 @@ from tqdm.auto import tqdm
 
 from hwrlib.archive.formats import close_spaces, page_file, plain_words, write_page
 from hwrlib.archive.sources import Item, Page, open_item
-from hwrlib.files import write_whole
-from hwrlib.recognizer import Recognizer, expected_right
+from hwrlib.files import one_run, write_whole
+from hwrlib.recognizer import Recognizer
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
@@ -61,12 +60,7 @@ def read_archive(
         address: as for :func:`start_ray`.
     """
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = filelock.FileLock(output / ".lock").acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise RuntimeError(f"{output}: another run is writing there; wait, or take another folder") from error
-    with lock:
+    with one_run(output):
         shutil.rmtree(output / ATTEMPTED, ignore_errors=True)  # of a run that was killed
         (output / ATTEMPTED).mkdir()
         _drop_errors(output)
@@ -154,7 +148,7 @@ class Reader:
             "path": page.name,
             "sha256": page.sha256,
             "text": "\n".join(reading.text for reading in readings),
-            "confidence": expected_right(readings) / characters if characters else None,
+            "confidence": sum(r.confidence * len(r.text) for r in readings) / characters if characters else None,
             "lines": [{name: getattr(r, name) for name in names} | {"words": plain_words(r)} for r in readings],
             "model": self.model,
             "seconds": time.perf_counter() - start,

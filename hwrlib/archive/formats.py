@@ -29,10 +29,6 @@ GAP = 0.25  # of the size of the font: the least space between two words of a PD
 QUALITY = 85  # of the JPEG in a PDF
 
 
-class FormatError(ValueError):
-    """A page that a format cannot hold; the message says why."""
-
-
 class Word(NamedTuple):
     """One word of a line: its confidence is the mean of its characters', its box (x, y, width, height) in pixels."""
 
@@ -79,7 +75,7 @@ def plain_words(reading: Reading) -> list[dict]:
 
 
 def render(page: Page, name: str) -> bytes:
-    """A page in one of ``hwrlib.archive.FORMATS``, its texts as :func:`close_spaces` leaves them; or a FormatError."""
+    """A page in one of ``hwrlib.archive.FORMATS``, its texts as :func:`close_spaces` leaves them; or a ValueError."""
     page = dataclasses.replace(page, readings=[close_spaces(reading) for reading in page.readings])
     height, width = page.pixels.shape
     if name == "pdf":
@@ -137,7 +133,7 @@ def _pdf(page: Page) -> bytes:
     with pdf.local_context(text_mode="INVISIBLE"):
         for reading in page.readings:
             if lacking := sorted({c for c in reading.text if not c.isprintable() or ord(c) > 255}):  # they have Latin-1
-                raise FormatError(f"{page.name}: a PDF's own fonts lack {''.join(lacking)!r}; take another format")
+                raise ValueError(f"{page.name}: a PDF's own fonts lack {''.join(lacking)!r}; take another format")
             if not (words := split_words(reading)):
                 continue
             boxes = [turn_back(word.box, page.pixels.shape, -rotation % 360) for word in words]

@@ -112,10 +112,7 @@ def trace(maps: Maps) -> list[Baseline]:
         if np.ptp(line.xs) > 0.8 * line.x_height and not any(runs_through(line, longer) for longer in lines):
             lines.append(line)
     scale = maps.scale
-    return [
-        line._replace(xs=(line.xs + 0.5) / scale, ys=(line.ys + 0.5) / scale, x_height=line.x_height / scale)
-        for line in lines
-    ]
+    return [Baseline((xs + 0.5) / scale, (ys + 0.5) / scale, size / scale, sure) for xs, ys, size, sure in lines]
 
 
 def runs_through(line: Baseline, longer: Baseline) -> bool:
@@ -150,16 +147,14 @@ def join(pieces: list[Baseline], end: np.ndarray) -> list[Baseline]:
             step = abs(float(left.at(middle)[0] - right.at(middle)[0]))
             if step < 0.6 * size and (gap < 2.2 * size or ends_between(left, right, end) < 0.3):
                 choices.append((max(gap, 0) + 3 * step, a, b))
-    follows, led = {}, set()
+    begins = {k: [k] for k in range(len(pieces))}  # the lines, by their first piece
+    ends = dict(begins)  # the same, by their last
     for _, a, b in sorted(choices):
-        if a not in follows and b not in led:
-            follows[a] = b
-            led.add(b)
-
-    def chain(k: int) -> list[Baseline]:
-        return [pieces[k], *(chain(follows[k]) if k in follows else [])]
-
-    return [merge(chain(k)) for k in range(len(pieces)) if k not in led]
+        if a in ends and b in begins:
+            chain = ends.pop(a)
+            chain += begins.pop(b)
+            ends[chain[-1]] = chain
+    return [merge([pieces[k] for k in chain]) for chain in begins.values()]
 
 
 def ends_between(left: Baseline, right: Baseline, end: np.ndarray) -> float:

@@ -67,9 +67,8 @@ def level_ink(page: np.ndarray, lines: list[Baseline]) -> Level:
         if pale.any() and np.median(contrast[pale]) + 2 * FAINT < printed:
             ink, rulings = pale, whole  # where pale writing crosses a ruling, only the ruling is seen
         elif rest.any() and (written := np.median(contrast[rest])) > printed + 2 * FAINT:
-            level = np.full(contrast.shape, printed)
-            if junctions.any():  # darker than either ruling; on few of them is ink
-                level[junctions] = np.percentile(contrast[junctions], 90)
+            # A junction is darker than either ruling; on few of them is ink.
+            level = np.where(junctions, np.percentile(contrast[junctions], 90) if junctions.any() else 0, printed)
             rulings &= contrast <= level + (written - printed) / 3  # where it is darker, a stroke runs along it
     ink &= ~rulings
     ruled = np.count_nonzero(rulings) / max(1, np.count_nonzero(marks | rulings))
@@ -161,9 +160,7 @@ def find_rulings(marks: np.ndarray, stroke: float) -> tuple[np.ndarray, np.ndarr
 
 def fill_rulings(rulings: np.ndarray) -> np.ndarray:
     """The mask of rulings; those across are filled where strokes cross them and had interrupted the mask."""
-    pieces = cv2.morphologyEx(
-        rulings.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, 12), np.uint8)
-    )  # px: none of a ruling down
+    pieces = cv2.morphologyEx(rulings.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, 12), np.uint8))  # px: none down
     return rulings | (cv2.morphologyEx(pieces, cv2.MORPH_CLOSE, np.ones((3, 2 * X_HEIGHT), np.uint8)) > 0)
 
 

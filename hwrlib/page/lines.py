@@ -25,6 +25,7 @@ INK = 128  # grey level of a prepared line, below which is ink
 APART = 16  # px of a prepared line: the pieces of one mark, as of a colon, begin no further from one another
 Box = tuple[int, int, int, int]  # x, y, width, height
 Kind = Literal["line", "page"] | None
+Picture = str | Path | bytes | Image.Image | np.ndarray
 
 
 class PageLine(NamedTuple):
@@ -43,9 +44,7 @@ class PageLine(NamedTuple):
         return cls((0, 0, width, height), picture, edges, np.empty((0, 2)))
 
 
-def find_lines(
-    page: str | Path | bytes | Image.Image | np.ndarray, kind: Kind = "page", rotation: int = 0
-) -> list[PageLine]:
+def find_lines(page: Picture, kind: Kind = "page", rotation: int = 0) -> list[PageLine]:
     """Find the lines of a page, in reading order; their places lie on the page as given.
 
     Arguments:
@@ -129,10 +128,8 @@ def assign_ink(level: Level) -> np.ndarray:
         near = within[k] & (aside <= BESIDE)
         votes[:, k] = np.bincount(pieces[near & (np.abs(heights[k] - 0.5) < 0.5)], minlength=count)
         np.minimum.at(away[:, k], pieces[near], np.abs(heights[k, near] - 0.5) + 0.5 * aside[near])
-    belongs = np.where(votes.any(axis=1), votes.argmax(axis=1), away.argmin(axis=1))
-    belongs[np.isinf(away).all(axis=1)] = -1
-    owner = np.zeros(labels.shape, np.uint16)
-    owner[ys, xs] = belongs[pieces] + 1
+    belongs = np.where(votes.any(axis=1), votes.argmax(axis=1), away.argmin(axis=1)) + 1
+    owner = np.where(np.isinf(away).all(axis=1), 0, belongs).astype(np.uint16)[labels]
     letter = np.array([line.x_height for line in level.lines]) * level.stroke  # px of ink in one upright stroke
     written = votes >= np.minimum(0.3 * votes.max(axis=1, keepdims=True), 1.5 * letter).clip(0.5 * letter)
     for piece in np.flatnonzero(written[1:].sum(axis=1) > 1) + 1:
@@ -199,24 +196,20 @@ def place_reading(reading: Reading, line: PageLine, pixels: np.ndarray, rotation
     if not len(baseline):
         share = baseline_row(rows) / len(pixels) if rows.size else 0.75
         baseline = line.outline[0] + share * (line.outline[1] - line.outline[0])
-    outline = np.concatenate([line.outline[0], line.outline[1, ::-1]])
-    baseline, outline = (tuple(map(tuple, at.round().astype(int).tolist())) for at in (baseline, outline))
-    characters = place_characters(reading.characters, pixels, line.outline)
-    return dataclasses.replace(
-        reading, characters=characters, box=line.box, rotation=rotation, baseline=baseline, outline=outline
-    )
+    about = {"baseline": baseline, "outline": np.concatenate([line.outline[0], line.outline[1, ::-1]])}
+    about = {name: tuple(map(tuple, at.round().astype(int).tolist())) for name, at in about.items()}
+    characters = tuple(place_characters(reading.characters, pixels, line.outline))
+    return dataclasses.replace(reading, characters=characters, box=line.box, rotation=rotation, **about)
 
 
-def place_characters(
-    characters: tuple[Character, ...], pixels: np.ndarray, outline: np.ndarray
-) -> tuple[Character, ...]:
+def place_characters(characters: tuple[Character, ...], pixels: np.ndarray, outline: np.ndarray) -> list[Character]:
     """The characters of a prepared line, uint8 (128, W), each with the box of its ink on the page.
 
     A letter takes the ink in its columns, for it may hang together with its neighbours; a mark such as a comma takes
     the last pieces that lie mostly in its columns or in those of the space before it, since CTC often sees it late.
     """
     if not characters:
-        return ()
+        return []
     ink, placed, first = (pixels < INK).astype(np.uint8), [], 0
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(ink)
     left, size = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_AREA]
@@ -237,7 +230,7 @@ def place_characters(
         upper, lower = (np.stack([np.interp(across, along, at) for at in edge.T], axis=1) for edge in outline)
         corners = np.concatenate([upper + (lower - upper) * share for share in (high, low)])
         placed.append(dataclasses.replace(character, box=box_around(corners)))
-    return tuple(placed)
+    return placed
 
 
 def cut_columns(characters: tuple[Character, ...], ink: np.ndarray) -> list[tuple[int, int]]:

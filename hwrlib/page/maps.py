@@ -20,7 +20,6 @@ from hwrlib import WEIGHTS
 CLOSE = 256  # px of the longest side: a word on so small a copy may fill the picture
 STRIDE = 2  # a map has half the sides of what the network sees
 CHANNELS = 16, 24, 40, 64, 96
-NAMES = "baseline", "upper", "end"
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -37,17 +36,16 @@ class LineMapper(nn.Module):
         pairs = list(itertools.pairwise(CHANNELS))
         self.down = nn.ModuleList([_block(1, CHANNELS[0], STRIDE), *(_block(*pair) for pair in pairs)])
         self.up = nn.ModuleList(_block(beside + below, beside) for beside, below in pairs)
-        self.head = nn.Conv2d(CHANNELS[0], len(NAMES), 1)
+        self.head = nn.Conv2d(CHANNELS[0], 3, 1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, 3, H / 2, W / 2) of pictures (N, 1, H, W) from :func:`normalise`; H and W divisible by 32."""
+        """Logits (N, 3, H / 2, W / 2) of pictures (N, 1, H, W), less the brightness around them; 32 divides H and W."""
         levels = []
         for block in self.down:
             levels.append(block(F.max_pool2d(levels[-1], 2) if levels else pictures))
         x = levels.pop()
         for block in reversed(self.up):
-            beside = levels.pop()
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), beside], 1))
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="bilinear"), levels.pop()], 1))
         return self.head(x)
 
 
@@ -58,13 +56,6 @@ class Maps(NamedTuple):
     upper: np.ndarray
     end: np.ndarray
     scale: float  # pixels of a map for a pixel of the picture
-
-
-def normalise(grey: np.ndarray) -> np.ndarray:
-    """What the network sees of grey levels (H, W): the difference to the brightness around, float32."""
-    grey = grey.astype(np.float32)
-    size = max(grey.shape) // 8 | 1
-    return (grey - cv2.blur(grey, (size, size))) / 48
 
 
 @functools.cache
@@ -82,8 +73,10 @@ def map_lines(page: np.ndarray, longest: int) -> Maps:
     height, width = (max(1, round(side * scale)) for side in page.shape)
     small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     paper = longest // 8 * STRIDE if longest <= CLOSE else 0  # around a word that fills its picture
-    small = np.pad(small, paper, constant_values=int(np.median(small)))
-    padded = np.pad(normalise(small), [(0, -side % 32) for side in small.shape], mode="edge")
+    grey = np.pad(small, paper, constant_values=int(np.median(small))).astype(np.float32)
+    around = max(grey.shape) // 8 | 1
+    grey = (grey - cv2.blur(grey, (around, around))) / 48
+    padded = np.pad(grey, [(0, -side % 32) for side in grey.shape], mode="edge")
     logits = embedded_mapper()(torch.from_numpy(padded)[None, None])[0]
     rows, columns = (slice(paper // STRIDE, -(-(paper + side) // STRIDE)) for side in (height, width))
     maps = logits[:, rows, columns].sigmoid().numpy()

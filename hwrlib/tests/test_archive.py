@@ -106,7 +106,7 @@ def test_a_second_run_reads_what_changed_failed_or_lacks_a_file_but_not_at_once(
     assert list(read(archive, out, ("text", "json"))) == PAGES and (out / "two.tif-2.json").exists()
     assert sorted(row["path"] for row in read_rows(out)) == sorted([*PAGES, "box/1.png"])  # the old one and the new
     (out / "pages-1.parquet.new").write_bytes(b"PAR1 cut off")  # no part: it is half-written
-    with filelock.FileLock(out / ".lock"), pytest.raises(RuntimeError, match="another run is writing"):
+    with filelock.FileLock(out / ".lock"), pytest.raises(RuntimeError, match="another run is using"):
         read(archive, out, model="another")
     assert len(read(archive, out, model="another")) == 6
 

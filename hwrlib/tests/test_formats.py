@@ -10,7 +10,7 @@ import pytest
 
 from hwrlib import SAMPLE
 from hwrlib.archive import FORMATS
-from hwrlib.archive.formats import FormatError, close_spaces, render, split_words, write_page
+from hwrlib.archive.formats import close_spaces, render, split_words, write_page
 from hwrlib.archive.sources import DPI, Page, iter_pages
 from hwrlib.ctc import Character, Reading
 from hwrlib.images import load_page
@@ -165,7 +165,7 @@ def test_a_pdf_has_the_words_where_they_stand_is_as_large_as_the_picture_says_an
     (shown,) = iter_pages(made, "made.pdf")
     assert shown.pixels.shape == pytest.approx(pages[0].pixels.shape, abs=1)  # drawn as fine as the picture in it
     assert np.abs(cv2.resize(shown.pixels, (1200, 260)).astype(int) - pages[0].pixels).mean() < 3
-    with pytest.raises(FormatError, match=r"level\.png.*Ł"):
+    with pytest.raises(ValueError, match=r"level\.png.*Ł"):
         render(dataclasses.replace(pages[0], readings=[reading_of("Łódź")]), "pdf")
 
 

@@ -10,7 +10,7 @@ from hwrlib.__main__ import main
 from hwrlib.alphabet import Alphabet
 from hwrlib.beam import Candidate, PrefixBeam
 from hwrlib.recognizer import Recognizer
-from hwrlib.rerank import MODEL, CausalModel, Reranker, RerankError
+from hwrlib.rerank import MODEL, CausalModel, Reranker
 from hwrlib.tests.conftest import strokes, untrained
 
 AB, END = Alphabet("ab"), "<|endoftext|>"
@@ -84,5 +84,5 @@ def test_a_missing_package_is_one_sentence_with_the_models_name(monkeypatch, cap
 def test_a_model_that_cannot_be_had_is_named(folder):
     (folder / "model.safetensors").write_bytes(b"damaged")
     for source in (folder, folder / "nowhere"):
-        with pytest.raises(RerankError, match=rf"{source} cannot be had: .*HWR_RERANKER"):
+        with pytest.raises(ValueError, match=rf"{source} cannot be had: .*HWR_RERANKER"):
             CausalModel(source)

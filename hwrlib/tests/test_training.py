@@ -34,7 +34,7 @@ from hwrlib.files import BadRows
 from hwrlib.model import CRNN
 from hwrlib.settings import PRESETS, Settings
 from hwrlib.tests.conftest import Malicious, strokes
-from hwrlib.training import Trainer, TrainingError, make_trainer, new_model
+from hwrlib.training import Trainer, make_trainer
 
 AB = Alphabet("ab")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,7 +135,7 @@ def test_both_presets_train_the_real_network_and_frozen_convolutions_stay_as_the
     for preset in ("reference", "recipe"):
         settings = dataclasses.replace(PRESETS[preset], epochs=1, batch_size=4, precision="fp32")
         lines = prepare_lines(rows(5), IAM)
-        run = Trainer(new_model(settings), lines[:4], lines[4:], tmp_path / preset, settings)
+        run = Trainer(CRNN(), lines[:4], lines[4:], tmp_path / preset, settings)
         before = copied(run.model)
         assert sum(isinstance(layer, WinogradConv2d) for layer in run.model.cnn) == 4  # learns in tiles
         run.run(bar=False)
@@ -334,7 +334,7 @@ def test_nothing_to_resume_one_run_a_folder_and_nothing_is_overwritten(tmp_path)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         trainer(tmp_path, resume=True)
     run = trainer(tmp_path, changed(epochs=1))
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(TrainingError, match="another run is using it"):
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another run is using it"):
         run.run(bar=False)
     run.run(bar=False)
     with pytest.raises(FileExistsError, match="resume it, or give another folder"):
@@ -365,7 +365,7 @@ def test_a_state_of_other_lines_or_another_network_is_refused(finished):
         ("frozen .False.", {"settings": changed(frozen=True)}),
     ):
         arguments = {"model": small(), "lines": LINES, "validation": VALIDATION, "settings": FEW} | options
-        with pytest.raises(TrainingError, match=f"another {what}.*resume it with the same"):
+        with pytest.raises(RuntimeError, match=f"another {what}.*resume it with the same"):
             Trainer(**arguments, folder=finished, resume=True)
 
 
@@ -391,7 +391,7 @@ def test_a_damaged_or_hostile_state_runs_no_code_and_says_what_to_do(tmp_path, f
         if (name == "random_states_0.pkl" and spoil is not swell) or (name[0] == "c" and spoil is Path.unlink):
             trainer(folder, resume=True)  # which goes on, with other random numbers
         else:
-            with pytest.raises(TrainingError, match=f"{state.name} is damaged; start again with --init {folder}/best"):
+            with pytest.raises(RuntimeError, match=f"{state.name} is damaged; start again with --init {folder}/best"):
                 trainer(folder, resume=True)
     assert not (tmp_path / "trace").exists()
 
@@ -404,7 +404,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_state(t
             spoil = functools.partial(context.setattr, nn.functional, "ctc_loss", lambda *_, loss=loss, **__: loss())
             run = trainer(tmp_path / str(bad), on_step=at(7, spoil))
             run.fetch_every = fetch_every
-            with pytest.raises(TrainingError, match=rf"loss is {bad} in epoch 2, step \d.*{bad}; try a lower learning"):
+            with pytest.raises(RuntimeError, match=rf"loss is {bad} in epoch 2, step \d.*{bad}; try a lower learning"):
                 run.run(bar=False)
         assert same(resumed(run.folder, 5).averaged.state_dict(), usual.state_dict())
 
@@ -472,5 +472,5 @@ def test_two_processes_train_on_each_line_once_and_end_alike(tmp_path):
     assert sorted(first["texts"] + second["texts"]) == sorted(line.text for line in LINES)
     assert (first["sums"], first["history"]) == (second["sums"], second["history"])
     assert [row["steps"] for row in first["history"]] == [5, 10]
-    with pytest.raises(TrainingError, match="another number of processes"):
+    with pytest.raises(RuntimeError, match="another number of processes"):
         trainer(tmp_path / "run", changed(batch_size=2), resume=True)
