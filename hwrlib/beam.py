@@ -48,8 +48,10 @@ class Fusion:
         return sum(math.log(self.factors(line[: i + 1])[label]) for i, label in enumerate(labels))
 
 
-def search(line: ArrayLike, alphabet: Alphabet, width: int, floor: float, fusion: Fusion | None) -> dict[str, float]:
-    """Search one line, (T, C) log-probabilities, frame by frame: natural logs of the texts' probabilities and weights.
+def prefix_beam_search(
+    line: ArrayLike, alphabet: Alphabet, width: int, floor: float, fusion: Fusion | None
+) -> dict[str, float]:
+    """Search one line, (T, C) log-probabilities, frame by frame: each text's natural log of probability x weight.
 
     The beam is {prefix: (mass that ends in blank, mass that ends in its last character)}, best first; a prefix begins
     with ``BOUNDARY``. Masses are plain probabilities, scaled in each frame so that the best prefix has 1, which spares
@@ -147,7 +149,7 @@ class PrefixBeam:
         fusion = self._fusion(alphabet) if self.language else None
         weight = fusion.log_weight if fusion else lambda text: 0.0
         for line, length, first in zip(to_array(log_probs), lengths, firsts, strict=True):
-            scores = search(line[:length], alphabet, self.width, self.floor, fusion)
+            scores = prefix_beam_search(line[:length], alphabet, self.width, self.floor, fusion)
             if self.width > 1:
                 scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
             ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])

@@ -1,4 +1,4 @@
-"""Files of a stranger's data set, its rows and names checked; folders for one run, files written whole (1, 8)."""
+"""A data set's files, its rows and names checked; a folder for one run, files written whole (chapters 1, 4, 8, 9)."""
 
 # Apart from hwrlib.data, since `datasets` takes 0.6 s to import, which a reading or the app need not wait for.
 import contextlib

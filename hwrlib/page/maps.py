@@ -39,7 +39,7 @@ class LineMapper(nn.Module):
         self.head = nn.Conv2d(CHANNELS[0], 3, 1)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Logits (N, 3, H / 2, W / 2) of pictures (N, 1, H, W), less the brightness around them; 32 divides H and W."""
+        """Logits (N, 3, H / 2, W / 2) of pictures (N, 1, H, W) as :func:`map_lines` makes them; 32 divides H, W."""
         levels = []
         for block in self.down:
             levels.append(block(F.max_pool2d(levels[-1], 2) if levels else pictures))
