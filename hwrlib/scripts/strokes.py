@@ -38,7 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwrlib.scripts.strokes", description=__doc__)
     parser.add_argument("strokes", help="parquet file: strokes as hwrlib.strokes.render_strokes takes them, text")
     parser.add_argument("output", help="parquet file to write: image, text")
-    parser.add_argument("--as-written", action="store_true", help="leave the texts' own spacing")
     options = parser.parse_args(arguments)
     rows = datasets.Dataset.from_parquet(options.strokes)
     if "line_id" in rows.column_names:
@@ -46,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     def draw(strokes: list[list[float]], text: str, row: int) -> dict:
         line = render_strokes(strokes, np.random.default_rng((0, row)))  # the row decides the pen
-        return {"image": Image.fromarray(line), "text": IAM.drop(text if options.as_written else spaced(text))}
+        return {"image": Image.fromarray(line), "text": IAM.drop(spaced(text))}
 
     lines = rows.map(draw, with_indices=True, input_columns=["strokes", "text"], remove_columns=rows.column_names)
     lines.to_parquet(options.output)

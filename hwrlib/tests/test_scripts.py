@@ -72,11 +72,10 @@ def test_lines_of_the_brown_corpus_and_pen_strokes_are_spaced_as_iams_but_for_th
     pens = [[[0, 0, 10, 100], [50, 50, 320, 50]], [[0, 0, 0, 100]], [[0, 0, 500, 100]]]
     ids = ["a01-000u-01", "b02-001z-02", "c04-110z-03"]
     pd.DataFrame({"strokes": pens, "text": ["a, b~", "I", "no"], "line_id": ids}).to_parquet(tmp_path / "pens.parquet")
-    for options, text in (([], "a , b"), (["--as-written"], "a, b")):
-        strokes.main([str(tmp_path / "pens.parquet"), str(tmp_path / "lines.parquet"), *options])
-        lines = load_lines("train", tmp_path / "lines.parquet")
-        assert lines["text"][:] == [text, "I"]
-        assert all(image.height == 128 <= image.width for image in lines["image"])
+    strokes.main([str(tmp_path / "pens.parquet"), str(tmp_path / "lines.parquet")])
+    lines = load_lines("train", tmp_path / "lines.parquet")
+    assert lines["text"][:] == ["a , b", "I"]
+    assert all(image.height == 128 <= image.width for image in lines["image"])
 
 
 def test_words_are_cut_where_the_gaps_leave_no_doubt(tmp_path):
