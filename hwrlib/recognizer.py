@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ DECODERS = {
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.8  # certainty: a page less sure may lie upside down
-SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
+SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer, or by one character
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -140,7 +141,8 @@ class Recognizer:
                 break
         if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
             turned = [line._replace(image=np.rot90(line.image, 2)) for line in found[0]]
-            enough = self._certainty(found[0], name) + CLEARLY
+            characters = sum(len(reading.text) for reading in state.readings)  # "On" is a fair "nO" upside down
+            enough = self._certainty(found[0], name) + max(CLEARLY, 1 / (characters or math.inf))
             if self._certainty(turned, name) > enough:  # the page is searched again only then
                 found[180] = find_lines(page, kind, 180)
                 if self._certainty(found[180], name) > enough:
