@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -33,7 +32,7 @@ DECODERS = {
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
 SURE = 0.8  # certainty: a page less sure may lie upside down
-SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer, or by one character
+SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -141,8 +140,10 @@ class Recognizer:
                 break
         if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
             turned = [line._replace(image=np.rot90(line.image, 2)) for line in found[0]]
-            characters = sum(len(reading.text) for reading in state.readings)  # "On" is a fair "nO" upside down
-            enough = self._certainty(found[0], name) + max(CLEARLY, 1 / (characters or math.inf))
+            characters = sum(len(reading.text) for reading in state.readings)
+            # One character of a short text counts for more than CLEARLY: "On" upside down is a fair "nO".
+            surer = max(CLEARLY, 1 / characters) if characters else CLEARLY
+            enough = self._certainty(found[0], name) + surer
             if self._certainty(turned, name) > enough:  # the page is searched again only then
                 found[180] = find_lines(page, kind, 180)
                 if self._certainty(found[180], name) > enough:

@@ -15,7 +15,7 @@ from hwrlib.ctc import greedy
 from hwrlib.data import load_lines
 from hwrlib.language import CharNgram
 from hwrlib.recognizer import Recognizer
-from hwrlib.rerank import ABOVE, MODEL, TEXTS, CausalModel, undo_spacing
+from hwrlib.rerank import ABOVE, MODEL, TEXTS, TUNED, CausalModel, undo_spacing
 
 WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
 GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1.05, 0.1), np.arange(-1, 3.1, 0.5))))
@@ -62,7 +62,7 @@ def changes(references: list[str], before: list[str], after: list[str]) -> dict[
     return {kind: dict(zip(("words", "broken", "mended"), some, strict=True)) for kind, some in counts.items()}
 
 
-def measure(lines: list[dict], weights: list[float] | None = None) -> pd.DataFrame:
+def measure(lines: list[dict], grid: np.ndarray = GRID) -> pd.DataFrame:
     """Rates with 95 % intervals, and the paired change against the beam alone: what may be published, no text."""
     references, third, rows = [line["reference"] for line in lines], np.arange(len(lines)) % 3 == 0, []
     texts = [(k, *text) for k, line in enumerate(lines) for text in line["nbest"]]
@@ -82,8 +82,7 @@ def measure(lines: list[dict], weights: list[float] | None = None) -> pd.DataFra
     for width, some in table.groupby("width"):
         plain, tuning = list(some.groupby("line")["text"].first()), some[some["line"] % 3 == 0]
         add(plain, first, decoder="6-gram", width=width)
-        grid = [np.array(weights)] if weights else GRID
-        best = min(grid, key=lambda some: sum(choose(tuning, c, some)["errors"].sum() for c in CONTEXTS))
+        best = min(grid, key=lambda weights: sum(choose(tuning, c, weights)["errors"].sum() for c in CONTEXTS))
         about = {"width": width} | dict(zip(("ngram", "pretrained", "words"), best.round(1).tolist(), strict=True))
         for context in CONTEXTS:  # with the same weights, as the decoder does
             add(list(choose(some, context, best)["text"]), plain, decoder="reranked", context=context, **about)
@@ -99,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, required=True, help="file of the lines' texts (.jsonl): not to be shared")
     parser.add_argument("--model", default=MODEL, help="a folder or a name on the Hub (default: %(default)s)")
     parser.add_argument("--pairs", type=Path, help="table of sentences (.csv: written, other); gets the column model")
-    parser.add_argument("--weights", nargs=3, type=float, metavar=tuple("ABC"), help="default: the best on every third")
+    parser.add_argument("--tuned", action="store_true", help="keep the decoder's own weights, instead of choosing anew")
     options = parser.parse_args(arguments)
     if options.pairs:  # of which sentence the model thinks more, and by how much
         pairs, causal = pd.read_csv(options.pairs), CausalModel(options.model)
@@ -113,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
             for line in collect(rows, options.model, begin):
                 print(json.dumps(line), file=file, flush=True)
     lines = [json.loads(line) for line in options.cache.read_text().splitlines()]
-    measure(lines, options.weights).to_csv(options.output, index=False, float_format="%.5g")
+    grid = np.array([TUNED]) if options.tuned else GRID
+    measure(lines, grid).to_csv(options.output, index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":
