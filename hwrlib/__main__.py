@@ -16,7 +16,7 @@ from pathlib import Path
 from hwrlib import SAMPLE, WEIGHTS
 from hwrlib.app.server import app
 from hwrlib.archive import FORMATS
-from hwrlib.files import FAILURES, BadRows
+from hwrlib.files import FAILURES, BadRows, complain, printable
 from hwrlib.settings import PRESETS, Settings
 
 BLANK = "no writing was found"
@@ -51,15 +51,17 @@ def read(options: argparse.Namespace) -> int:
     recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     many = len(options.images) > 1 or any(map(os.path.isdir, options.images))
     for file, name in files:
-        for page in iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name):
+        for number, page in enumerate(iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name)):
             try:
+                if number and not options.output and options.format not in ("text", "json"):
+                    raise ValueError(f"further pages as {options.format} need a folder: give --output")
                 if isinstance(page.pixels, Exception):
                     raise page.pixels
                 page = dataclasses.replace(page, readings=recognizer.read_page(page.pixels, options.kind))
                 if options.output:
-                    shown = f"{_plain(str(write_page(page, options.format, options.output)))}\n".encode()
+                    shown = f"{printable(str(write_page(page, options.format, options.output)))}\n".encode()
                 else:
-                    begin = f"{_plain(page.name)}\t".encode() if many and options.format == "text" else b""
+                    begin = f"{printable(page.name)}\t".encode() if many and options.format == "text" else b""
                     shown = b"".join(begin + row for row in render(page, options.format).splitlines(keepends=True))
             except FAILURES as error:
                 failed = True
@@ -93,7 +95,7 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     if output and count > 1:
         raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
     if len(found) > 1 and not output and options.format not in ("text", "json"):
-        raise ValueError(f"{len(found)} pages as {options.format} need a folder: give --output")
+        raise ValueError(f"{len(found)} files as {options.format} need a folder: give --output")
     return found
 
 
@@ -105,7 +107,8 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    make = functools.partial(load_recognizer, options.weights, options.decoder, options.precision)
+    own = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
+    make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **own)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
     noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("text") == ""]
@@ -170,6 +173,7 @@ def evaluate(options: argparse.Namespace) -> int:
     failed, rows = len(prepared) < len(rows), rows.remove_columns("image").select(list(prepared))
     readings = recognizer.read_prepared(list(prepared.values()), progress=sys.stderr.isatty())
     table = per_line(rows["text"][:], [reading.text for reading in readings])
+    table["line"] = list(prepared)  # its row in the data set, also where others could not be read
     scans = table.groupby(rows["scan"][:]) if "scan" in rows.column_names else ()
     scores = {name: report(list(part.reference), list(part.prediction)) for name, part in [("all", table), *scans]}
     if options.report:
@@ -187,19 +191,6 @@ def evaluate(options: argparse.Namespace) -> int:
             cer, wer = ("{rate:.2%} ({low:.2%} to {high:.2%})".format(**part[rate]) for rate in ("cer", "wer"))
             print(f"{head}: CER {cer}, WER {wer}", flush=True)  # last: `head` may have enough
     return int(failed)
-
-
-def complain(error: Exception | str, name: str = "") -> None:
-    """Say on standard error what is wrong, and with what: in one line, or in one for each bad row of a data set."""
-    text = str(error).replace(name, _plain(name)) or type(error).__name__
-    lines = text.splitlines() if isinstance(error, ValueError) else [text]
-    text = "\n".join(_plain(" ".join(line.split())) for line in lines)
-    print(f"hwrlib: {text if _plain(name) in text else f'{_plain(name)}: {text}'}", file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    """The text with its tabs, line breaks and the like spelt out, so that it takes one line and one column."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     four("--lines", type=Path, default=Path("my_lines"), metavar="FOLDER", help="for kept lines (default: my_lines)")
     four("--no-browser", dest="browser", action="store_false", help="do not open the browser")
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
-    five("output", type=Path, help="folder of the result: parquet files with one row for each page")
+    five("output", type=Path, help="folder of the result: parquet files with a row for each page that was read")
     five("--format", action="append", choices=FORMATS, default=[], help="also write this format; may be repeated")
     five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')

@@ -64,14 +64,14 @@ def save_state(accelerator: Accelerator, folder: Path, rest: dict) -> None:
         (new / "rest.json").write_text(json.dumps(rest))
 
     write_whole(state, write)
-    for old in set(states(folder)) - {state}:
+    for old in set(folder.glob("state-*")) - {state}:  # also what a killed run has half written
         shutil.rmtree(old)
 
 
 def load_state(accelerator: Accelerator, folder: Path, made_of: dict) -> dict:
     """Go on from the last state, ``made_of`` the same, and return its rest; of a stranger's state no code is run."""
     if not states(folder):
-        raise FileNotFoundError(f"{folder}: nothing to resume; start a run in this folder first")
+        raise FileNotFoundError(f"{folder}: nothing to resume; start a run in another folder, or delete this one")
     state, scaler = states(folder)[-1], accelerator.scaler
     try:
         rest = json.loads((state / "rest.json").read_text())

@@ -1,4 +1,4 @@
-"""What makes a plain CPU faster: its best precision, memory that is kept, convolutions in tiles (chapters 3 and 6)."""
+"""What makes a plain CPU faster: its best precision, memory that is kept, convolutions in tiles (chapters 3 and 4)."""
 
 import ctypes
 import sys
@@ -51,7 +51,7 @@ def tile(model: nn.Module, fixed: bool = False) -> None:
 
 
 def _both_ways(*rows: list[int], divisor: int = 1) -> torch.Tensor:
-    """The matrix that does to a square, its rows end to end, what this one does to its rows and to its columns."""
+    """The Kronecker product of a matrix with itself: it transforms the rows and columns of a flattened square."""
     side = torch.tensor(rows, dtype=torch.float64) / divisor
     return torch.kron(side, side).float()
 

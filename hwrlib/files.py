@@ -37,8 +37,8 @@ def refuse_rows(reasons: list[str], skip_bad: bool) -> None:
 def read_metadata(path: Path) -> list[tuple[Path, str]]:
     """The image and the text of each row of a ``metadata.jsonl`` or ``metadata.csv``, the texts as they are written.
 
-    A DataError names the row, from 0, that is not of the format, not in UTF-8 or UTF-16, without ``file_name`` or
-    ``text``, that names a file outside the folder, or one that another row has with another text.
+    A DataError names the first row, counted from 0, that is not JSON or CSV, is not in UTF-8 or UTF-16, lacks
+    ``file_name`` or ``text``, names a file outside the folder, or gives a file another text than a row before it.
     """
     content, rows, seen = path.read_bytes(), [], {}
     utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel saves "Unicode text"
@@ -76,6 +76,19 @@ def inside(folder: str | Path, name: str) -> Path:
     if foreign or not Path(os.path.realpath(Path(folder) / plain)).is_relative_to(os.path.realpath(folder)):
         raise DataError(f"the file name {name!r} leads out of {folder}: give one of a file in that folder")
     return Path(folder) / plain
+
+
+def complain(error: Exception | str, name: str = "") -> None:
+    """Say on standard error what is wrong, and with what: in one line, or in one for each bad row of a data set."""
+    text = str(error).replace(name, printable(name)) or type(error).__name__
+    lines = text.splitlines() if isinstance(error, ValueError) else [text]
+    text = "\n".join(printable(" ".join(line.split())) for line in lines)
+    print(f"hwrlib: {text if printable(name) in text else f'{printable(name)}: {text}'}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """The text with its tabs, line breaks and the like spelt out, so that it takes one line and one column."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ LONGEST = 100  # times the height: no handwritten line comes near it
 LONGEST_SIDE = 32_766  # px: OpenCV's remap takes no more
 MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
 MOST_BYTES = 500_000_000  # of a file
-MOST_PAGES = 1000  # of a TIFF
+MOST_PAGES = 1000  # of a TIFF or a PDF
 PEPPERED, DITHERED = 0.003, 0.02  # share of lone black pixels; the IAM lines have at most 0.0005
 NEAR = np.ones((3, 3), np.uint8)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
@@ -119,8 +119,8 @@ def name_of(image) -> str:
 def check_size(width: int, height: int, name: str, most: int = MOST_PIXELS) -> None:
     """Refuse a picture without pixels or with too many."""
     if not 0 < width * height <= most or max(width, height) > LONGEST_SIDE:
-        few = f"1 to {most / 1e6:.0f} megapixels, no side over {LONGEST_SIDE:,}"
-        raise ImageError(f"{name} has far too many pixels, or none: {width} x {height}; scale it to {few}")
+        give = f"give at most {most / 1e6:.0f} megapixels, no side over {LONGEST_SIDE:,}"
+        raise ImageError(f"{name} is {width} x {height} pixels, which is too large, or empty; {give}")
 
 
 def _grey(image: Image.Image | np.ndarray, name: str) -> np.ndarray:

@@ -82,7 +82,7 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
 
         Arguments:
             images: (N, 1, 128, W) from -1 (ink) to +1 (paper); what lies beyond a line's width has no effect.
-            widths: (N,) pixels on the CPU, each line's own width; all W where left out.
+            widths: (N,) pixels, each line's own width; all W where left out.
         """
         widths = torch.full((len(images),), images.shape[-1]) if widths is None else widths
         return self.classify(self.features(images, widths), widths)
@@ -91,6 +91,7 @@ class CRNN(nn.Module, PyTorchModelHubMixin, license="other", license_name="iam-n
         """The sequence (N, T, 256) that the convolutions hand to the BiLSTM; arguments as in ``forward``."""
         if images.ndim != 4 or images.shape[1:3] != (1, 128):
             raise ValueError(f"the network takes images (N, 1, 128, W), not {tuple(images.shape)}: use hwrlib.prepare")
+        widths = widths.cpu()  # DistributedDataParallel brings them to its GPU
         if (narrowest := int(widths.min())) < 8:
             raise ValueError(f"an image {narrowest} px wide has no frame: the network needs at least 8 px")
         with self._float32():

@@ -30,7 +30,8 @@ DECODERS = {
     "reranked": Reranker,
 }
 MARGIN = 16  # px of paper put after a line: in training most ended so, and the last letters of a tight cut read badly
-DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0  # frames a character: fewer read badly; brought to so many; by no more times
+# Frames a character: a line with fewer reads badly, is widened to so many, at most to so many times its width.
+DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0
 SURE = 0.8  # certainty: a page less sure may lie upside down
 SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
 
@@ -57,7 +58,7 @@ def widen(line: np.ndarray, times: float) -> np.ndarray:
 
 
 def place(character: Character, length: int, stretched: float = 1.0) -> Character:
-    """A character on the frames of its line as given, so many, before it was widened so many times and paper added."""
+    """The character with its frames on the line as given, ``length`` long, before it was widened and paper added."""
     end = min(max(1, round(character.end / stretched)), length)
     return dataclasses.replace(character, begin=min(int(character.begin / stretched), end - 1), end=end)
 
@@ -66,7 +67,7 @@ def place(character: Character, length: int, stretched: float = 1.0) -> Characte
 class PageReading:
     """How far the reading of a page is."""
 
-    lines: list[PageLine]  # all, from top to bottom; their places are on the page as given, each image is upright
+    lines: list[PageLine]  # all, in reading order; their places are on the page as given, each image is upright
     readings: list[Reading]  # of the first of them
     rotation: int = 0  # degrees clockwise by which the page was turned to be read: 0, 90, 180 or 270
 
@@ -111,7 +112,7 @@ class Recognizer:
         return self.read_lines([image])[0]
 
     def read_page(self, image: Picture, kind: Kind = None) -> list[Reading]:
-        """Read the lines of a page or photo, from top to bottom: the last of :meth:`iter_page`; none on blank paper."""
+        """Read the lines of a page or photo, in reading order: the last of :meth:`iter_page`; none on blank paper."""
         *_, last = self.iter_page(image, kind)
         return last.readings
 
@@ -169,9 +170,9 @@ class Recognizer:
             readings = [*readings, *placed]
             yield PageReading(lines, readings, rotation)
 
-    def read_lines(self, images: Iterable[Picture], progress: bool = False) -> list[Reading]:
+    def read_lines(self, images: Iterable[Picture]) -> list[Reading]:
         """Read many lines as :meth:`read` does; the readings come in the images' order."""
-        return self.read_prepared([self.prepare(image) for image in images], progress)
+        return self.read_prepared([self.prepare(image) for image in images])
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The image of one line as the network sees it, uint8 (128, W): cropped where it must be, then prepared."""
@@ -183,7 +184,7 @@ class Recognizer:
     ) -> list[Reading]:
         """Read lines that :func:`hwrlib.images.prepare_pixels` has prepared: uint8 (128, W) each.
 
-        The width of a line is set by its writing: one with under 3.4 frames a character is widened to 4.2, read again.
+        A dense line, with under 3.4 frames a character, is widened to 4.2, at most to twice its width, and read again.
         Lines that follow each other on a page have ``above``, the texts of those above them, maybe none.
         """
         # Paper without ink, which no training line shows, says nothing.

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range."""
+    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range, below."""
 
     epochs: int = 100  # the training ends after so many, or after so many minutes, whichever comes first
     minutes: float | None = None
@@ -28,6 +28,7 @@ class Settings:
 
     def __post_init__(self):
         ranges = {"epochs": (1, 1_000_000), "batch_size": (1, 4096), "ema_decay": (0, 1), "augmentation": (0, 2)}
+        ranges["seed"] = (0, 2**32 - 1)
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number from {least:,} to {most:,}")

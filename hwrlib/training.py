@@ -29,7 +29,7 @@ from hwrlib.settings import PRESETS, Settings, learning_rate_at
 
 COLUMNS = ["epoch", "steps", "lines", "minutes", "learning_rate", "loss", "cer", "wer"]
 FIXED = ("batch_size", "seed", "aux_weight", "weight_decay", "frozen")  # what a run cannot change half-way
-SAVE_EVERY = 180  # seconds: an epoch takes hours on a CPU, and on a GPU less than its state takes to Google Drive
+SAVE_EVERY = 180  # seconds: on a CPU an epoch takes hours; on a GPU it ends before its state is on Google Drive
 
 
 def make_trainer(

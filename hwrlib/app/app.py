@@ -1,8 +1,10 @@
 """The app: whatever is written or given is read line by line, corrected, kept and learnt from (chapter 7)."""
 
 import base64
+import hashlib
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from hwrlib import SAMPLE
 from hwrlib.app.corrections import count_lines, remove_line, save_line, zip_lines
 from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, shown_line, shown_picture, strokes_to_line
+from hwrlib.ctc import Reading
 from hwrlib.files import FAILURES
 from hwrlib.images import load_page
 from hwrlib.page.lines import NO_WRITING, PageLine
@@ -46,16 +49,19 @@ class ReadingApp(ipywidgets.VBox):
         self.view.visitors, self.view.status = os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"), LOADING
         super().__init__([self.pictures, ipywidgets.HBox([self.pad, self.view], layout={"flex_flow": "row wrap"})])
         self.add_class("hwr-app")
+        if self.view.visitors:
+            self.folder = self._home / secrets.token_hex(16)  # until it is known who it is
         self._images: list[np.ndarray] = []  # of the lines in view
-        self._saved: list[list[tuple[int, int, Path]]] = []  # reading, line and file, of each time that some were kept
-        self._picture: tuple[str, np.ndarray, int] | None = None  # its name, as it was given, how far it was turned
+        self._kept: dict[str, dict] = {}  # by the line's id: what is shown of a kept line that is read again
+        self._saved: list[dict[str, Path]] = []  # the lines' ids and files, of each time that some were kept
+        self._picture: tuple[str, Picture, int] | None = None  # its name, as it was given, how far it was turned
         self._lock = RLock()  # two threads and the kernel's own set traits
         self._cancel, self._cancel_teaching = Event(), Event()
         self._reader, self._teacher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._jobs: list[Future] = []
         self._answers = {
             "picture": lambda message, data: self.show(bytes(data[0]), _printable(message["name"])),
-            "refused": lambda message, _: self._clear("", error=_printable(f"{message['name']}: {message['why']}")),
+            "refused": lambda message, _: self._count(error=_printable(f"{message['name']}: {message['why']}")),
             "sample": lambda message, _: self.show(SAMPLES[message["of"]], f"the sample {message['of']} (synthetic)"),
             "again": lambda message, _: self._read_again(message["as"], message.get("turn", 0)),
             "pad": lambda *_: self._on_strokes(),
@@ -86,36 +92,35 @@ class ReadingApp(ipywidgets.VBox):
 
     def show(self, image: Picture, name: str = "the picture") -> None:
         """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
-        self._picture = None
-        self._set(self.pictures, shown=True, kind="")
-        self.pad.layout.display = "none"
-        self._read(name, lambda: (page := load_page(image, name), self._loaded().iter_page(page)))
+        self._picture = name, image, 0
+        self.pictures.shown, self.pad.layout.display = True, "none"
+        self._read_again("", 0)
 
     def wait(self) -> None:
         """Wait until all that was given has been read and learnt; raise what went wrong unforeseen."""
         while self._jobs:
             self._jobs.pop(0).result()
 
-    def _set(self, widget: ipywidgets.Widget, **traits) -> None:
-        """Set traits that belong together, in one message."""
+    def _set(self, widget: ipywidgets.Widget, reading: Event | None = None, **traits) -> None:
+        """Set traits that belong together, in one message; not those of a reading that was left for another."""
         with self._lock, widget.hold_sync():
-            for name, value in traits.items():
+            for name, value in traits.items() if reading in (None, self._cancel) else ():
                 setattr(widget, name, value)
 
-    def _attempt(self, work: Callable[[], object], name: str = "") -> None:
+    def _attempt(self, work: Callable[[], object], name: str = "", reading: Event | None = None) -> None:
         """Do something; what goes wrong is shown, and what nobody foresaw is raised as well."""
         try:
             work()
         except Exception as error:
             why = _printable(error)
-            self._set(self.view, status="", error=why if name in why else f"{name}: {why}")
+            self._set(self.view, reading, status="", error=why if name in why else f"{name}: {why}")
             if not isinstance(error, FAILURES):
                 raise
 
     def _loaded(self) -> Recognizer:
         if self.recognizer is None:
             self.recognizer = self._load()
-            if self.view.status == LOADING:
+            if self.view.status == LOADING and not self.view.busy:
                 self.view.status = READY
         return self.recognizer
 
@@ -133,9 +138,8 @@ class ReadingApp(ipywidgets.VBox):
 
         def job() -> None:
             if self._cancel is cancel:
-                self._attempt(lambda: self._follow(name, *read(), cancel), name)
-            if self._cancel is cancel:
-                self._set(self.view, busy=False)
+                self._attempt(lambda: self._follow(name, *read(), cancel), name, cancel)
+            self._set(self.view, cancel, busy=False)
 
         self._jobs.append(self._reader.submit(job))
 
@@ -148,21 +152,27 @@ class ReadingApp(ipywidgets.VBox):
                     return
                 if rotation != state.rotation or not state.readings:
                     self._images = [line.image for line in state.lines]
-                    picture = shown_picture(page, state, self.recognizer.model.width_divisor)
+                    picture = shown_picture(name, page, state, self.recognizer.model.width_divisor)
                     self._set(self.view, number=self.view.number + 1, lines=[], **picture)
                     rotation = state.rotation
                     self._picture = None if page is None else (name, page, rotation)
                 title = f"{name}, turned by {rotation}°" if rotation else name
                 count, stopped = f"{len(state.readings)} of {len(state.lines)} lines", cancel.is_set()
                 status = f"Stopped: {count} of {title} were read." if stopped else f"Reading {title}: {count} …"
-                new = map(shown_line, state.readings[len(self.view.lines) :])
+                new = [self._shown(k, state.readings[k]) for k in range(len(self.view.lines), len(state.readings))]
                 self._set(self.view, status=status, lines=[*self.view.lines, *new])
             if stopped:
                 return
         if not state.lines:
             raise ValueError(NO_WRITING)
-        sure = np.mean([reading.confidence for reading in state.readings])
-        self._set(self.view, status=f"Read {title}. About {sure:.0%} of the characters are right.")
+        lengths, sure = zip(*[(len(reading.text), reading.confidence) for reading in state.readings], strict=True)
+        said = f"About {np.average(sure, weights=lengths):.0%} of the characters are right." if any(lengths) else ""
+        self._set(self.view, cancel, status=f"Read {title}. {said or 'There is no text on it.'}")
+
+    def _shown(self, k: int, reading: Reading) -> dict:
+        """An item of the view's lines; one that comes again, as the pad's do when more is written, is kept still."""
+        own = f"{k} {hashlib.sha256(self._images[k].tobytes()).hexdigest()}"
+        return shown_line(reading) | {"id": own} | self._kept.get(own, {})
 
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
         """Read each line on the pad, by the row of each stroke; one line where the rows are not theirs."""
@@ -176,7 +186,8 @@ class ReadingApp(ipywidgets.VBox):
         """Do what a front end asks for, in the kernel's thread."""
         widget.send({"kind": "heard"})
         if answer := self._answers.get(message.get("kind")):
-            self._attempt(lambda: answer(message, buffers))
+            with self._lock:  # the reader adds lines meanwhile
+                self._attempt(lambda: answer(message, buffers))
 
     def _on_strokes(self) -> None:
         strokes, rows, self._picture = self.pad.strokes, list(self.pad.rows), None
@@ -189,10 +200,11 @@ class ReadingApp(ipywidgets.VBox):
     def _read_again(self, kind: str, turn: int) -> None:
         """Read the picture as a "line", as a "page" or as what it seems to be (""), turned by some quarters more."""
         if self._picture:
-            name, page, rotation = self._picture
+            name, image, rotation = self._picture
             rotation = (rotation + 90 * turn) % 360 if turn or rotation else None
-            self._set(self.pictures, kind=kind)
-            self._read(name, lambda: (page, self._loaded().iter_page(page, kind or None, rotation)))
+            self._picture = name, image, rotation or 0  # more turns may be asked for before it is read
+            self.pictures.kind, how = kind, (kind or None, rotation)
+            self._read(name, lambda: (page := load_page(image, name), self._loaded().iter_page(page, *how)))
 
     def _welcome(self, visitor: str) -> None:
         if self.view.visitors and re.fullmatch("[0-9a-f]{32}", visitor):
@@ -203,13 +215,16 @@ class ReadingApp(ipywidgets.VBox):
         """Keep lines of the reading in view; what is wrong with one is said beside it."""
         if number != self.view.number:
             return
-        lines, done = list(self.view.lines), []
+        lines, done = list(self.view.lines), {}
         for k, text in texts:
+            if lines[k]["kept"]:  # by the click before
+                continue
             try:
-                done.append((number, k, save_line(self.folder, self._images[k], text)))
+                done[lines[k]["id"]] = save_line(self.folder, self._images[k], text)
                 unknown = "".join(sorted(set(text) - set(self.recognizer.model.alphabet.characters)))
                 but = f" The network cannot write {unknown}, so it will not learn from this line." if unknown else ""
                 about = {"said": f"Kept.{but}", "kept": True}
+                self._kept[lines[k]["id"]] = about | {"text": text, "characters": []}
             except FAILURES as error:
                 about = {"said": f"Not kept: {_printable(error)}"}
             lines[k] = lines[k] | about
@@ -217,12 +232,13 @@ class ReadingApp(ipywidgets.VBox):
         self._count(lines=lines, error="")
 
     def _undo(self) -> None:
-        lines = list(self.view.lines)
-        for number, k, path in self._saved.pop() if self._saved else []:
+        gone = self._saved[-1] if self._saved else {}
+        for own, path in gone.items():
             remove_line(path)
-            if number == self.view.number:
-                lines[k] = lines[k] | {"said": "Taken back.", "kept": False}
-        self._count(lines=lines, error="")
+            self._kept.pop(own, None)
+        del self._saved[-1:]
+        back = {"said": "Taken back.", "kept": False}
+        self._count(lines=[line | back if line["id"] in gone else line for line in self.view.lines], error="")
 
     def _count(self, **traits) -> None:
         place = "" if self.view.visitors else f" in {self.folder}"

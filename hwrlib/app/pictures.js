@@ -43,17 +43,21 @@ function render({ model, el }) {
   el.setAttribute("data-lm-suppress-shortcuts", "true");
   const problem = make("p", { class: "hwr-error", role: "alert", hidden: true });
   const say = (text) => ((problem.textContent = text), (problem.hidden = !text)); // what Python cannot say itself
-  const send = (message, buffers) => (say(""), ask(model, message, buffers, (late) => say(late ? SILENT : "")));
+  let latest = 0; // of what was asked for: a large picture may be ready only after one that was given later
+  const send = (message, buffers) => (latest++, say(""), ask(model, message, buffers, (late) => say(late ? SILENT : "")));
 
   async function take(file) {
     if (!file) return;
     const given = file.name || "the picture";
     const name = given.toWellFormed?.() ?? given;
+    const mine = ++latest;
+    let [message, buffers] = [{ kind: "picture", name }, []];
     try {
-      send({ kind: "picture", name }, [await shrunk(file)]);
+      buffers = [await shrunk(file)];
     } catch (error) {
-      send({ kind: "refused", name, why: error.message });
+      message = { kind: "refused", name, why: error.message };
     }
+    if (mine === latest) send(message, buffers);
   }
 
   // A button that opens the dialog of a hidden file input; `capture` makes a phone open its camera.
@@ -93,7 +97,8 @@ function render({ model, el }) {
 
   function paste(event) {
     const file = [...(event.clipboardData?.files ?? [])][0];
-    if (!file || !(inside(el, event) || event.target === document.body)) return;
+    const typing = event.target.type === "text" && event.clipboardData?.types.includes("text/plain"); // Office adds a picture
+    if (!file || typing || !(inside(el, event) || event.target === document.body)) return;
     event.preventDefault();
     take(file);
   }

@@ -24,8 +24,12 @@ function save(parts, name) {
 }
 
 async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = make("textarea", {}, text); // over plain HTTP there is no clipboard
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch {
+    // over plain HTTP there is no clipboard, and a frame may forbid it
+  }
+  const area = make("textarea", {}, text);
   document.body.append(area);
   area.select();
   document.execCommand("copy");
@@ -58,6 +62,7 @@ function render({ model, el }) {
   let rows = []; // one a line: {text, said, field, keep, own, node}; own is what the user made of the text
   let number = -1; // of the reading that the rows show
   let selected = -1;
+  const corrected = new Map(); // by the line's id: a line that is read again, as the pad's are, keeps its correction
   let [url, seen] = ["", null]; // of the picture that is shown
 
   const status = make("p", { role: "status", "aria-live": "polite", class: "hwr-status" });
@@ -121,14 +126,15 @@ function render({ model, el }) {
   }
 
   function makeRow(k) {
-    const row = { own: null };
-    const take = (own) => ((row.own = own), spell());
+    const { id } = model.get("lines")[k];
+    const row = { own: corrected.get(id) ?? null };
+    const take = (own) => (corrected.set(id, own), (row.own = own), spell());
     const open = (event) => (event.key === "Enter" || event.key === " ") && (event.preventDefault(), select(k, true));
     row.text = make("p", { class: "hwr-text", tabindex: "0", role: "button", click: () => select(k), keydown: open });
     row.field = make("input", { type: "text", "aria-label": `Correct line ${k + 1}`, autocomplete: "off", spellcheck: "false",
       input: () => take(row.field.value),
       keydown: (event) => {
-        if (event.key !== "Enter" || event.isComposing) return;
+        if (event.key !== "Enter" || event.isComposing || event.repeat) return;
         event.preventDefault();
         keep([k]);
         if (k + 1 < rows.length) select(k + 1, true);

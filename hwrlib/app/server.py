@@ -37,7 +37,7 @@ def app(options: argparse.Namespace) -> int:
     arguments += [] if options.browser else ["--no-browser"]
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         token = f"token={secrets.token_hex(24)}"
-        arguments.append(f"--{token}")
+        arguments += [f"--{token}", "--Voila.port_retries=0"]  # on another port, the address would lead elsewhere
         address = f"http://{options.host}:{options.port}/?{token}"
         print(f"Open this address; without its token nobody gets in: {address}", flush=True)
     Server.launch_instance(argv=arguments)

@@ -74,11 +74,11 @@ def shown_line(reading: Reading) -> dict:
     return shown | {"kept": False, "said": ""}
 
 
-def shown_picture(page: np.ndarray | None, state: PageReading, width_divisor: float) -> dict:
+def shown_picture(name: str, page: np.ndarray | None, state: PageReading, width_divisor: float) -> dict:
     """Traits of the view: a page, turned as it is read, and its lines' boxes; or one line as the network sees it."""
     mode, boxes, size, file = "lines", [[0, 0, 0, 0]] * len(state.lines), [0, 0], io.BytesIO()
     if len(state.lines) == 1:
-        image = Image.fromarray(prepare_pixels(state.lines[0].image, width_divisor=width_divisor))
+        image = Image.fromarray(prepare_pixels(state.lines[0].image, width_divisor=width_divisor, name=name))
         size = [*image.size]
         image.save(file, "PNG", optimize=True)
     elif page is not None:

@@ -47,9 +47,9 @@ def read_archive(
     """Read all pages of an archive that are not in its output yet, and yield each as it comes, as a row of ``SCHEMA``.
 
     The rows go to parquet files in the output, which this process alone writes, each whole or not at all. So no page is
-    there twice, and what a killed run has not written is read again by the next; so is a page with an error, or one
-    that lacks a file in another format, which its worker writes before. A source file that is done with is yielded as
-    its path alone. A RuntimeError says that another run is writing there, or that Ray is not there or does not start.
+    there twice unless it changed, and what a killed run has not written is read again by the next; so is a page with an
+    error, or one that lacks a file in another format, which its worker writes before. A source file that is done with
+    is yielded as its path alone. A RuntimeError says that another run writes there, or that Ray does not start.
 
     Arguments:
         items, output: from :func:`hwrlib.archive.sources.find_items`, and a folder; both where all machines see them.
@@ -59,7 +59,7 @@ def read_archive(
         workers: processes that read; one for each GPU that Ray finds, or for each CPU, where left out.
         address: as for :func:`start_ray`.
     """
-    output = Path(output)
+    output = Path(output).resolve()
     with one_run(output):
         shutil.rmtree(output / ATTEMPTED, ignore_errors=True)  # of a run that was killed
         (output / ATTEMPTED).mkdir()
@@ -110,8 +110,8 @@ class Reader:
     make_recognizer: Callable[[], Recognizer]
     model: str
     output: Path
-    formats: tuple[str, ...] = ()
-    done: set[tuple[str, str]] = frozenset()  # (path, sha256) of pages
+    formats: tuple[str, ...]
+    done: set[tuple[str, str]]  # (path, sha256) of pages
 
     def __post_init__(self):
         self.recognizer = functools.cache(self.make_recognizer)

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hwrlib.archive import FORMATS
 from hwrlib.ctc import Reading
-from hwrlib.files import DataError
+from hwrlib.files import DataError, complain
 from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
@@ -63,10 +62,12 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
         return [name]
     found, others = [], Counter()
     seen = {os.path.realpath(output)} - {os.path.realpath(name)} if output else set()
-    for folder, folders, files in os.walk(name, followlinks=True):
+    for folder, folders, files in os.walk(name, onerror=complain, followlinks=True):
         folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and inner != "__MACOSX")
         results = {file for file in files if re.fullmatch(r"pages-\d+\.parquet", file)}
         real = os.path.realpath(folder)
+        if results and folder != name and real not in seen:
+            complain("left out, for it holds the result of an archive (pages-*.parquet)", folder)
         if real in seen or (results and folder != name):  # the output, another's, or where a link has led to before
             folders.clear()
             continue
@@ -80,7 +81,7 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
         raise FileNotFoundError(f"{name}: no image in this folder ({', '.join(sorted(endings))})")
     if others:
         kinds = ", ".join(f"{count} of {ending}" for ending, count in sorted(others.items()))
-        print(f"hwrlib: {name}: files whose kind is not read: {kinds}", file=sys.stderr)
+        complain(f"files whose kind is not read: {kinds}", name)
     return sorted(found)
 
 
@@ -92,7 +93,7 @@ def find_items(source: str | Path, output: str | Path | None = None) -> list[Ite
             file; or a ``.txt`` file that lists files, one a line. A DataError names a parquet file without images and
             a file that is listed twice.
     """
-    path, items = Path(source), []
+    path, items = Path(os.path.abspath(source)), []  # a worker of a cluster may stand in another folder
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
@@ -100,10 +101,13 @@ def find_items(source: str | Path, output: str | Path | None = None) -> list[Ite
         twice = [file for file, count in Counter(map(os.path.normpath, listed)).items() if count > 1]
         if twice or not listed:
             raise DataError(f"{path}: {f'{twice[0]} is listed twice' if twice else 'no file is listed in it'}")
-        return [Item(readable_name(file), file) for file in listed]
+        return [Item(readable_name(file), os.path.abspath(file)) for file in listed]
     for file in find_files(str(path), output, ENDINGS | {".parquet"}):
         name = readable_name(os.path.relpath(file, path if path.is_dir() else path.parent))
-        table = pq.ParquetFile(file) if file.endswith(".parquet") else None
+        try:
+            table = pq.ParquetFile(file) if file.endswith(".parquet") else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} cannot be read as parquet: {error}; fetch it again") from error
         if table and "image" not in (columns := table.schema_arrow.names):
             raise DataError(f"{file} has no column image, but {', '.join(columns)}; give a data set of images")
         items += [Item(name, file, group) for group in (range(table.num_row_groups) if table else [None])]
@@ -122,7 +126,8 @@ def open_item(item: Item) -> Iterator[Page]:
         for row, batch in enumerate(batches, start=first):
             (image,) = batch["image"].to_pylist()
             data = image.get("bytes") if isinstance(image, dict) else image
-            yield from iter_pages(data or b"", f"{item.name}/{row}")
+            data = data if isinstance(data, bytes) else b""  # a text would be the path of any file of this machine
+            yield from iter_pages(data, f"{item.name}/{row}")
     except (OSError, ValueError) as error:
         yield Page(item.name, error)
 

@@ -1,4 +1,4 @@
-"""How fast: training and reading beside the reference's own loops, and the network in other engines (chapter 6)."""
+"""How fast: training and reading beside the reference's own loops, and the network in other engines."""
 
 import argparse
 import dataclasses

@@ -132,6 +132,9 @@ def test_what_is_in_a_folder_is_read_or_said(archive, tmp_path, capsys):
     names = [item.name for item in find_items(archive)]
     assert sorted(names) == sorted([*PAGES[:-1], "a.jfif", "b.JPE", "dir.png/g.png", "link/j.png"])
     assert "1 of .jp2, 1 of .svg, 1 of none" in capsys.readouterr().err
+    (archive / "box" / "pages-1.parquet").touch()
+    assert "box/0.png" not in [item.name for item in find_items(archive)]
+    assert "box: left out" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_utf_8_is_spelt_out(archive, tmp_path, without_ray):
@@ -154,6 +157,9 @@ def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp
         assert [item.row_group for item in items] == [0, 1]
         pages = [page for item in items for page in open_item(item)]
         assert [(page.name, page.pixels[0, 0]) for page in pages] == [(f"train-0.parquet/{k}", k) for k in range(3)]
+    pq.write_table(pa.table({"image": [f"{archive}/box/0.png"]}), archive / "train-0.parquet")  # no row names a file
+    (page,) = open_item(find_items(archive / "train-0.parquet")[0])
+    assert "empty" in str(page.pixels)
     listed = tmp_path / "pages.txt"
     listed.write_text(f"{archive}/box/0.png\n\n{archive}/two.tif\n")
     assert [item.path for item in find_items(listed)] == [f"{archive}/box/0.png", f"{archive}/two.tif"]
@@ -161,7 +167,9 @@ def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp
     listed.write_text("a.png\nb.png\n./a.png\n")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "no.parquet")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut off")
     wrong = {"pages.txt": r"a\.png is listed twice", "no.parquet": "no column image, but text"}
+    wrong |= {"cut.parquet": r"cut\.parquet cannot be read as parquet"}
     for name, why in (wrong | {"nowhere": "nowhere: no such file", "empty": "empty: no image"}).items():
         with pytest.raises(DataError if name in wrong else FileNotFoundError, match=why):
             find_items(tmp_path / name)

@@ -192,12 +192,12 @@ def test_what_is_no_regular_file_or_has_too_many_bytes_or_pixels_is_refused_at_o
         for load in (prepare, load_page, lambda image: next(load_pages(image))):
             refused(tmp_path / name, rf"{tmp_path / name}.*{reason}", load)
     for source in (np.zeros((10, 40_000), np.uint8), encoded(Image.new("L", (40_000, 10)))):
-        refused(source, r"far too many pixels.*40000 x 10")
+        refused(source, r"40000 x 10 pixels, which is too large")
     refused(encoded(Image.new("1", (10_001, 10_000)), "TIFF", compression="group4"), "10001 x 10000")
     tiles = encoded(Image.new("L", (64, 16)), "TIFF", tiffinfo={65_000: 40_000, 65_001: 40_000})
     for own, tag in ((65_000, 322), (65_001, 323)):  # which Pillow would not write
         tiles = tiles.replace(struct.pack("<H", own), struct.pack("<H", tag))
-    refused(tiles, "a tile of the bytes has far too many pixels")
+    refused(tiles, "a tile of the bytes is .* too large")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     refused(encoded(drawn()), r"DecompressionBombError.*far too large")
 

@@ -101,6 +101,7 @@ def test_a_page_without_writing_is_a_file_without_lines(read, tmp_path, capsys):
     assert [len(made["lines"]) for made in pages] == [1, 0, 2]
     assert pages[2]["lines"][0]["box"][1] < pages[2]["lines"][1]["box"][1]
     assert err == f"hwrlib: {path}#2: no writing was found\n"
+    assert read(path, "--format", "alto") == 1 and "give --output" in capsys.readouterr().err
     strip = tmp_path / "strip.png"  # so wide that it is a line
     picture().resize((900, 100)).save(strip)
     assert read(strip) == 0 and capsys.readouterr() == ("\n", f"hwrlib: {strip}: no writing was found\n")
@@ -268,7 +269,8 @@ def test_evaluate_reports_and_names_what_cannot_be_read(weights, folder, tmp_pat
     pd.DataFrame({"file_name": [f"{k}.png" for k in range(4)], "text": texts}).to_csv(place / "metadata.csv")
     (place / "1.png").write_bytes((place / "1.png").read_bytes()[:-2000])  # its header is whole
     Image.new("L", (50, 400), 255).save(place / "2.png")  # decoded, but no line
-    assert main(["evaluate", "--data", str(tmp_path), "--weights", weights]) == 1
+    assert main(["evaluate", "--data", str(tmp_path), "--weights", weights, "--predictions", str(table)]) == 1
+    assert list(pd.read_csv(table).id) == [0, 3]
     out, err = capsys.readouterr()
     assert "all: 2 lines: CER" in out
     assert ["row 1" in err, "row 2" in err, len(err.splitlines())] == [True, True, 2]
