@@ -31,8 +31,8 @@ class ImageError(ValueError):
     """An image that cannot be prepared; the message names it and says why."""
 
 
-def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Tensor:
-    """Prepare the image of one line for the network: a float tensor (1, height, W) from -1 (ink) to +1 (paper).
+def prepare(image, width_divisor: float = 1.0) -> torch.Tensor:
+    """Prepare the image of one line for the network: a float tensor (1, 128, W) from -1 (ink) to +1 (paper).
 
     Arguments:
         image: a path, the bytes of an image file, a PIL image of any mode, or an array (H, W) or (H, W, 1 to 4) of
@@ -45,12 +45,12 @@ def prepare(image, height: int = HEIGHT, width_divisor: float = 1.0) -> torch.Te
     >>> prepare(np.full((64, 400), 255, np.uint8)).shape
     torch.Size([1, 128, 800])
     """
-    return to_tensor(prepare_pixels(image, height, width_divisor))
+    return to_tensor(prepare_pixels(image, width_divisor))
 
 
-def prepare_pixels(image, height: int = HEIGHT, width_divisor: float = 1.0, name: str | None = None) -> np.ndarray:
-    """The same as :func:`prepare`, kept small: uint8 (height, W), 255 = paper; errors call it ``name``."""
-    line = resize(load_page(image, name), height, width_divisor, name or name_of(image))
+def prepare_pixels(image, width_divisor: float = 1.0, name: str | None = None) -> np.ndarray:
+    """The same as :func:`prepare`, kept small: uint8 (128, W), 255 = paper; errors call it ``name``."""
+    line = resize(load_page(image, name), width_divisor, name or name_of(image))
     return stretch(flatten_light(turn_dark_on_light(line)))
 
 
@@ -181,15 +181,15 @@ def _to_bytes(array: np.ndarray, name: str) -> np.ndarray:
     return (values * np.float32(255 / white)).round().astype(np.uint8)
 
 
-def resize(grey: np.ndarray, height: int, width_divisor: float = 1.0, name: str = "the image") -> np.ndarray:
-    """Scale grey levels (H, W) to ``height`` pixels, float32, proportions kept; refuse what is no line."""
+def resize(grey: np.ndarray, width_divisor: float = 1.0, name: str = "the image") -> np.ndarray:
+    """Scale grey levels (H, W) to a height of 128 pixels, float32, proportions kept; refuse what is no line."""
     rows, columns = grey.shape
     if not rows <= columns <= LONGEST * rows:
         shape = "taller than wide, a page or turned" if rows > columns else f"over {LONGEST} times as long as high"
         raise ImageError(f"{name} is {columns} x {rows}: {shape}; cut out one line, turn it, or read it as a page")
-    width = max(8, round(columns * height / rows / width_divisor))  # 8 px give the network its one frame
-    how = cv2.INTER_AREA if rows > height or columns > width else cv2.INTER_CUBIC  # shrinking or not
-    return cv2.resize(grey.astype(np.float32), (width, height), interpolation=how).clip(0, 255)
+    width = max(8, round(columns * HEIGHT / rows / width_divisor))  # 8 px give the network its one frame
+    how = cv2.INTER_AREA if rows > HEIGHT or columns > width else cv2.INTER_CUBIC  # shrinking or not
+    return cv2.resize(grey.astype(np.float32), (width, HEIGHT), interpolation=how).clip(0, 255)
 
 
 def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:

@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 
 from hwrlib.augment import PAPER, smooth_field
+from hwrlib.images import HEIGHT
 
 FARTHEST = 100_000  # coordinates beyond this are no handwriting
 
 
-def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 128) -> np.ndarray:
-    """Draw pen strokes as a line of ink on paper, uint8 (height, W), cropped as tightly as the lines of IAM.
+def render_strokes(strokes: Sequence, rng: np.random.Generator) -> np.ndarray:
+    """Draw pen strokes as a line of ink on paper, uint8 (128, W), cropped as tightly as the lines of IAM.
 
     Pen width, pressure, tremor and ink vary from line to line; a line that climbs or falls is levelled first, and a
     single "I" is a line as wide as high. Strokes are pen-down, in writing order, each flat x0, y0, x1, y1, ... in any
@@ -30,26 +31,26 @@ def render_strokes(strokes: Sequence, rng: np.random.Generator, height: int = 12
         strokes = [stroke - [0, slope] * stroke[:, :1] for stroke in strokes]
     points = np.vstack(strokes)
     low, span = points.min(0), np.ptp(points, axis=0)
-    pen = height / 128 * rng.uniform(2.4, 5)
-    margin = pen / 2 + height * rng.uniform(0.01, 0.03)
-    inner = height - 2 * margin
+    pen = rng.uniform(2.4, 5)  # px
+    margin = pen / 2 + HEIGHT * rng.uniform(0.01, 0.03)
+    inner = HEIGHT - 2 * margin
     # A dash has no height to scale by: its length, 32 heights at most, bounds the scale; a dot keeps its size.
     scale = min(inner / max(span[1], 1e-6), 32 * inner / max(span[0], 1e-6)) if span.any() else 1.0
     width = max(1, int(np.ceil(span[0] * scale + 2 * margin)))
-    offset = np.array([margin, (height - span[1] * scale) / 2])
+    offset = np.array([margin, (HEIGHT - span[1] * scale) / 2])
     fine = 3  # drawn three times as large and reduced: OpenCV's pen widths are whole pixels
-    canvas = np.zeros((height * fine, width * fine), np.uint8)
-    tremor, shift = rng.uniform(0, 0.006) * height, 4
+    canvas = np.zeros((HEIGHT * fine, width * fine), np.uint8)
+    tremor, shift = rng.uniform(0, 0.006) * HEIGHT, 4
     for stroke in strokes:
         path = (stroke - low) * scale + offset + tremor * _wander(len(stroke), rng)
         widths = np.maximum(2, fine * pen * (1 + 0.3 * _wander(len(stroke), rng)[:, 0])).round().astype(int)
         path = (path * fine * 2**shift).round().astype(int).tolist()
         for begin, end, thickness in zip(path, [*path[1:], path[-1]], widths.tolist(), strict=True):
             cv2.line(canvas, begin, end, PAPER, thickness, cv2.LINE_AA, shift)
-    ink = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    ink = cv2.resize(canvas, (width, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
     ink *= rng.uniform(0.8, 1) * (1 - rng.uniform(0, 0.4) * smooth_field(ink.shape, rng, pitch=12))
     line = (PAPER - ink).astype(np.uint8)
-    return np.pad(line, ((0, 0), (0, max(0, height - width))), constant_values=PAPER)
+    return np.pad(line, ((0, 0), (0, max(0, HEIGHT - width))), constant_values=PAPER)
 
 
 def _wander(count: int, rng: np.random.Generator) -> np.ndarray:

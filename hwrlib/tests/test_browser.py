@@ -239,9 +239,11 @@ def test_writing_is_read_corrected_kept_and_taken_back_and_visitors_are_apart(al
     assert texts(driver) == []
     press(driver, "Undo")
     wait_for(driver, ".hwr-status", "Read your writing.")
+    correct(driver, "corrected")
     press(driver, "New line")
     write(driver, HELLO, down=170)
     wait(driver, lambda _: len(texts(driver)) == 2, "two lines")
+    assert texts(driver)[0] == "corrected"  # though both were read
 
     driver.find_elements(By.CSS_SELECTOR, ".hwr-text")[0].click()
     taken = find(driver, ".hwr-selected .hwr-other").text
