@@ -53,7 +53,7 @@ def read(options: argparse.Namespace) -> int:
     for file, name in files:
         for number, page in enumerate(iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name)):
             try:
-                if number and not options.output and options.format not in ("text", "json"):
+                if number and _prints_one_page(options):
                     raise ValueError(f"further pages as {options.format} need a folder: give --output")
                 if isinstance(page.pixels, Exception):
                     raise page.pixels
@@ -94,9 +94,14 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     ((name, count),) = Counter(name for _, name in found).most_common(1)
     if output and count > 1:
         raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
-    if len(found) > 1 and not output and options.format not in ("text", "json"):
+    if len(found) > 1 and _prints_one_page(options):
         raise ValueError(f"{len(found)} files as {options.format} need a folder: give --output")
     return found
+
+
+def _prints_one_page(options: argparse.Namespace) -> bool:
+    """Whether the output is one document, which holds a single page."""
+    return not options.output and options.format not in ("text", "json")
 
 
 def archive(options: argparse.Namespace) -> int:
@@ -107,8 +112,8 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    own = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
-    make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **own)
+    given = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
+    make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **given)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
     noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("text") == ""]

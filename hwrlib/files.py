@@ -1,4 +1,4 @@
-"""A data set's files, its rows and names checked; a folder for one run, files written whole (chapters 1, 4, 8, 9)."""
+"""Rows and names of a data set checked, a folder for one run, whole files, faults said (chapters 1, 4, 8, 9)."""
 
 # Apart from hwrlib.data, since `datasets` takes 0.6 s to import, which a reading or the app need not wait for.
 import contextlib

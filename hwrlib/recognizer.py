@@ -52,6 +52,12 @@ def certainty(readings: list[Reading]) -> float:
     return path_confidence(sum(r.log_probability for r in readings), sum(len(r.text) for r in readings))
 
 
+def mean_confidence(readings: list[Reading]) -> float | None:
+    """The share of all characters of lines that is expected to be right, 0 to 1; None where there is no character."""
+    characters = sum(len(reading.text) for reading in readings)
+    return sum(r.confidence * len(r.text) for r in readings) / characters if characters else None
+
+
 def widen(line: np.ndarray, times: float) -> np.ndarray:
     """A prepared line (128, W), uint8, stretched across."""
     return cv2.resize(line, (round(line.shape[1] * times), line.shape[0]), interpolation=cv2.INTER_CUBIC)

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of ``python -m hwrlib train``; a ValueError names one that is out of its range, below."""
+    """The flags of ``python -m hwrlib train``; some have a range, and a ValueError names one outside it."""
 
     epochs: int = 100  # the training ends after so many, or after so many minutes, whichever comes first
     minutes: float | None = None

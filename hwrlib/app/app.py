@@ -1,7 +1,6 @@
 """The app: whatever is written or given is read line by line, corrected, kept and learnt from (chapter 7)."""
 
 import base64
-import hashlib
 import os
 import re
 import secrets
@@ -15,12 +14,11 @@ import numpy as np
 
 from hwrlib import SAMPLE
 from hwrlib.app.corrections import count_lines, remove_line, save_line, zip_lines
-from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, shown_line, shown_picture, strokes_to_line
-from hwrlib.ctc import Reading
+from hwrlib.app.widgets import DrawingPad, Pictures, ReadingView, sendable, shown_line, shown_picture, strokes_to_line
 from hwrlib.files import FAILURES
 from hwrlib.images import load_page
 from hwrlib.page.lines import NO_WRITING, PageLine
-from hwrlib.recognizer import PageReading, Picture, Recognizer
+from hwrlib.recognizer import PageReading, Picture, Recognizer, mean_confidence
 
 SAMPLES = {"line": SAMPLE / "line.png", "page": SAMPLE / "page.png"}
 LOADING = "Loading the network … The pad can be used already."
@@ -60,8 +58,8 @@ class ReadingApp(ipywidgets.VBox):
         self._reader, self._teacher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._jobs: list[Future] = []
         self._answers = {
-            "picture": lambda message, data: self.show(bytes(data[0]), _printable(message["name"])),
-            "refused": lambda message, _: self._count(error=_printable(f"{message['name']}: {message['why']}")),
+            "picture": lambda message, data: self.show(bytes(data[0]), sendable(message["name"])),
+            "refused": lambda message, _: self._count(error=sendable(f"{message['name']}: {message['why']}")),
             "sample": lambda message, _: self.show(SAMPLES[message["of"]], f"the sample {message['of']} (synthetic)"),
             "again": lambda message, _: self._read_again(message["as"], message.get("turn", 0)),
             "pad": lambda *_: self._on_strokes(),
@@ -112,7 +110,7 @@ class ReadingApp(ipywidgets.VBox):
         try:
             work()
         except Exception as error:
-            why = _printable(error)
+            why = sendable(error)
             self._set(self.view, reading, status="", error=why if name in why else f"{name}: {why}")
             if not isinstance(error, FAILURES):
                 raise
@@ -159,20 +157,18 @@ class ReadingApp(ipywidgets.VBox):
                 title = f"{name}, turned by {rotation}°" if rotation else name
                 count, stopped = f"{len(state.readings)} of {len(state.lines)} lines", cancel.is_set()
                 status = f"Stopped: {count} of {title} were read." if stopped else f"Reading {title}: {count} …"
-                new = [self._shown(k, state.readings[k]) for k in range(len(self.view.lines), len(state.readings))]
-                self._set(self.view, status=status, lines=[*self.view.lines, *new])
+                lines = list(self.view.lines)
+                for k in range(len(lines), len(state.readings)):
+                    line = shown_line(k, state.readings[k], self._images[k])
+                    lines.append(line | self._kept.get(line["id"], {}))
+                self._set(self.view, status=status, lines=lines)
             if stopped:
                 return
         if not state.lines:
             raise ValueError(NO_WRITING)
-        lengths, sure = zip(*[(len(reading.text), reading.confidence) for reading in state.readings], strict=True)
-        said = f"About {np.average(sure, weights=lengths):.0%} of the characters are right." if any(lengths) else ""
-        self._set(self.view, cancel, status=f"Read {title}. {said or 'There is no text on it.'}")
-
-    def _shown(self, k: int, reading: Reading) -> dict:
-        """An item of the view's lines; one that comes again, as the pad's do when more is written, is kept still."""
-        own = f"{k} {hashlib.sha256(self._images[k].tobytes()).hexdigest()}"
-        return shown_line(reading) | {"id": own} | self._kept.get(own, {})
+        sure = mean_confidence(state.readings)
+        said = "There is no text on it." if sure is None else f"About {sure:.0%} of the characters are right."
+        self._set(self.view, cancel, status=f"Read {title}. {said}")
 
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
         """Read each line on the pad, by the row of each stroke; one line where the rows are not theirs."""
@@ -226,16 +222,16 @@ class ReadingApp(ipywidgets.VBox):
                 about = {"said": f"Kept.{but}", "kept": True}
                 self._kept[lines[k]["id"]] = about | {"text": text, "characters": []}
             except FAILURES as error:
-                about = {"said": f"Not kept: {_printable(error)}"}
+                about = {"said": f"Not kept: {sendable(error)}"}
             lines[k] = lines[k] | about
         self._saved += [done] if done else []
         self._count(lines=lines, error="")
 
     def _undo(self) -> None:
         gone = self._saved[-1] if self._saved else {}
-        for own, path in gone.items():
+        for line_id, path in gone.items():
             remove_line(path)
-            self._kept.pop(own, None)
+            self._kept.pop(line_id, None)
         del self._saved[-1:]
         back = {"said": "Taken back.", "kept": False}
         self._count(lines=[line | back if line["id"] in gone else line for line in self.view.lines], error="")
@@ -262,8 +258,3 @@ class ReadingApp(ipywidgets.VBox):
             self.recognizer, says = teach(self._loaded(), self.folder, network, on_step)
         finally:
             self._set(self.view, teaching={"running": False, "says": says})
-
-
-def _printable(what: object) -> str:
-    """A text from outside, or what an error says, without lone surrogates, which no message can carry."""
-    return (str(what) or type(what).__name__).encode(errors="replace").decode()

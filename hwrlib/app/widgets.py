@@ -1,5 +1,6 @@
 """The three widgets of the app, each a class here and a front end in JavaScript, and what they show (chapter 7)."""
 
+import hashlib
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,12 +67,17 @@ class ReadingView(anywidget.AnyWidget):
     teaching = traitlets.Dict().tag(sync=True)
 
 
-def shown_line(reading: Reading) -> dict:
-    """A reading as an item of the view's ``lines``."""
+def sendable(what: object) -> str:
+    """A text from outside, or what an error says, without lone surrogates, which no message can carry."""
+    return (str(what) or type(what).__name__).encode(errors="replace").decode()
+
+
+def shown_line(number: int, reading: Reading, image: np.ndarray) -> dict:
+    """A reading as an item of the view's ``lines``; its ``id`` is the same where the same line is read again."""
     characters = [[c.text, round(c.confidence, 3), *c.columns] for c in reading.characters]
     others = list(dict.fromkeys(text for text, _ in reading.alternatives if text != reading.text))
     shown = {"text": reading.text, "confidence": reading.confidence, "characters": characters, "alternatives": others}
-    return shown | {"kept": False, "said": ""}
+    return shown | {"id": f"{number} {hashlib.sha256(image.tobytes()).hexdigest()}", "kept": False, "said": ""}
 
 
 def shown_picture(name: str, page: np.ndarray | None, state: PageReading, width_divisor: float) -> dict:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from hwrlib.archive.formats import close_spaces, page_file, plain_words, write_page
 from hwrlib.archive.sources import Item, Page, open_item
 from hwrlib.files import one_run, write_whole
-from hwrlib.recognizer import Recognizer
+from hwrlib.recognizer import Recognizer, mean_confidence
 
 OBJECT_STORE = 256 * 2**20  # bytes, on this machine: what passes through it are names and texts, no pictures
 PART_SECONDS = 30  # after which what was read is written: a driver that is killed loses no more
@@ -143,12 +143,11 @@ class Reader:
             error = str(caught) or type(caught).__name__
         mark.unlink(missing_ok=True)
         readings, names = list(map(close_spaces, page.readings)), ("text", "confidence", "box", "rotation")
-        characters = sum(len(reading.text) for reading in readings)
         return {
             "path": page.name,
             "sha256": page.sha256,
             "text": "\n".join(reading.text for reading in readings),
-            "confidence": sum(r.confidence * len(r.text) for r in readings) / characters if characters else None,
+            "confidence": mean_confidence(readings),
             "lines": [{name: getattr(r, name) for name in names} | {"words": plain_words(r)} for r in readings],
             "model": self.model,
             "seconds": time.perf_counter() - start,

@@ -68,7 +68,8 @@ def find_files(name: str, output: str | Path | None = None, endings: set[str] = 
         real = os.path.realpath(folder)
         if results and folder != name and real not in seen:
             complain("left out, for it holds the result of an archive (pages-*.parquet)", folder)
-        if real in seen or (results and folder != name):  # the output, another's, or where a link has led to before
+            seen.add(real)
+        if real in seen:  # the output, another's, or where a link has led to before
             folders.clear()
             continue
         seen.add(real)
@@ -126,8 +127,8 @@ def open_item(item: Item) -> Iterator[Page]:
         for row, batch in enumerate(batches, start=first):
             (image,) = batch["image"].to_pylist()
             data = image.get("bytes") if isinstance(image, dict) else image
-            data = data if isinstance(data, bytes) else b""  # a text would be the path of any file of this machine
-            yield from iter_pages(data, f"{item.name}/{row}")
+            # A text would be the path of any file of this machine.
+            yield from iter_pages(data if isinstance(data, bytes) else b"", f"{item.name}/{row}")
     except (OSError, ValueError) as error:
         yield Page(item.name, error)
 
