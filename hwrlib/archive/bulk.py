@@ -49,7 +49,7 @@ def read_archive(
     The rows go to parquet files in the output, which this process alone writes, each whole or not at all. So no page is
     there twice unless it changed, and what a killed run has not written is read again by the next; so is a page with an
     error, or one that lacks a file in another format, which its worker writes before. A source file that is done with
-    is yielded as its path alone. A RuntimeError says that another run writes there, or that Ray does not start.
+    is yielded as its path alone. A RuntimeError says that another run writes there, or that Ray is not there or fails.
 
     Arguments:
         items, output: from :func:`hwrlib.archive.sources.find_items`, and a folder; both where all machines see them.
