@@ -7,7 +7,7 @@ SAMPLE = Path(__file__).parent / "samples"  # embedded, synthetic
 WEIGHTS = Path(__file__).parent / "weights"
 
 _HOMES = {
-    **dict.fromkeys(["Alphabet", "AlphabetError", "IAM", "REFERENCE"], "alphabet"),
+    **dict.fromkeys(["Alphabet", "IAM", "REFERENCE"], "alphabet"),
     "DataError": "files",
     "load_lines": "data",
     **dict.fromkeys(["ImageError", "prepare", "undo"], "images"),

@@ -48,12 +48,15 @@ def read(options: argparse.Namespace) -> int:
     from hwrlib.recognizer import load_recognizer
 
     files, failed = _files(options), False
+    one_page = not options.output and options.format not in ("text", "json")  # it is one document, which holds no more
+    if one_page and len(files) > 1:
+        raise ValueError(f"{len(files)} files as {options.format} need a folder: give --output")
     recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     many = len(options.images) > 1 or any(map(os.path.isdir, options.images))
     for file, name in files:
         for number, page in enumerate(iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name)):
             try:
-                if number and _prints_one_page(options):
+                if number and one_page:
                     raise ValueError(f"further pages as {options.format} need a folder: give --output")
                 if isinstance(page.pixels, Exception):
                     raise page.pixels
@@ -94,14 +97,7 @@ def _files(options: argparse.Namespace) -> list[tuple[str, str]]:
     ((name, count),) = Counter(name for _, name in found).most_common(1)
     if output and count > 1:
         raise ValueError(f"{output} would get {count} files called {name}: read their folders one by one")
-    if len(found) > 1 and _prints_one_page(options):
-        raise ValueError(f"{len(found)} files as {options.format} need a folder: give --output")
     return found
-
-
-def _prints_one_page(options: argparse.Namespace) -> bool:
-    """Whether the output is one document, which holds a single page."""
-    return not options.output and options.format not in ("text", "json")
 
 
 def archive(options: argparse.Namespace) -> int:
@@ -112,7 +108,8 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    given = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
+    weights = Path(options.weights)  # a worker of a cluster may stand in another folder
+    given = {} if weights == WEIGHTS else {"weights": str(weights.resolve() if weights.exists() else weights)}
     make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **given)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
@@ -239,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
     five("output", type=Path, help="folder of the result: parquet files with a row for each page that was read")
     five("--format", action="append", choices=FORMATS, default=[], help="also write this format; may be repeated")
-    five("--workers", type=int, metavar="N", help="processes that read (default: one for each GPU, else for each CPU)")
+    five("--workers", type=int, metavar="N", help="processes that read (default: for each GPU or CPU one; 0: no Ray)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
     six("output", type=Path, metavar="MODEL.onnx")
     for command in (one, three, four, five, six):

@@ -56,6 +56,8 @@ def prepare_lines(rows, alphabet: Alphabet, width_divisor: float = 1.0, skip_bad
         except ValueError as error:
             bad.append(f"{name}: {error}")
     refuse_rows(bad, skip_bad)
+    if not lines:
+        raise DataError(f"none of the {len(rows)} lines can be used")
     return lines
 
 
@@ -80,8 +82,6 @@ def replay(own: list[PreparedLine], general: list[PreparedLine], least: int = 32
     Repeated lines differ by augmentation. The general ones keep the network from forgetting them: rehearsal (Robins,
     "Catastrophic forgetting, rehearsal and pseudorehearsal", 1995), chapter 8.
     """
-    if not own:
-        raise DataError("there are no own lines to train on; give at least one")
     mixed = own * -(-least // len(own))
     if general:
         drawn = np.random.default_rng(seed).choice(len(general), len(mixed), replace=len(general) < len(mixed))
@@ -143,7 +143,8 @@ class BucketSampler(Sampler[list[int]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.widths) // (self.size * self.multiple)) * self.multiple
+        lines, times = len(self.widths), self.multiple
+        return min(-(-lines // (self.size * times)), max(1, lines // times)) * times  # none of them is empty
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))

@@ -122,7 +122,7 @@ class PrefixBeam:
     def __call__(
         self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
     ) -> list[Reading]:
-        """Read lines, as :func:`hwrlib.ctc.greedy`; an AlphabetError where the language model lacks a character."""
+        """Read lines, as :func:`hwrlib.ctc.greedy`; a ValueError where the language model lacks a character."""
         found, readings = self.candidates(log_probs, lengths, alphabet, firsts), []
         for line, length, candidates in zip(to_array(log_probs), lengths, found, strict=True):
             (text, log_probability, _), *others = self.rank(candidates, readings)

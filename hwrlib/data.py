@@ -71,11 +71,11 @@ def load_lines(split: str = "train", source: str | Path = "iam", skip_bad: bool 
 
 def _checked(lines: datasets.Dataset, source: str, skip_bad: bool, embedded: bool = True) -> datasets.Dataset:
     """Refuse or leave out rows without text or image; no row of a data set that embeds its images names a file."""
-    missing = [name for name in ("image", "text") if name not in lines.column_names]
-    if missing or not len(lines):
-        raise DataError(f"{source}: no {' and '.join(missing) or 'line'} in it, but {', '.join(lines.column_names)}")
     # Any other column of images, sounds or videos would be decoded by `datasets`.
     columns = [c for c, kind in lines.features.items() if c == "image" or isinstance(kind, datasets.Value)]
+    missing = [name for name in ("image", "text") if name not in columns]
+    if missing or not len(lines):
+        raise DataError(f"{source}: no {' and '.join(missing) or 'line'} in it, but {', '.join(lines.column_names)}")
     try:
         lines = lines.select_columns([c for c in columns if c != "origin"])
         lines = lines.cast_column("image", datasets.Image(decode=False))

@@ -41,7 +41,7 @@ def read_metadata(path: Path) -> list[tuple[Path, str]]:
     ``file_name`` or ``text``, names a file outside the folder, or gives a file another text than a row before it.
     """
     content, rows, seen = path.read_bytes(), [], {}
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel saves "Unicode text"
+    utf16 = path.suffix == ".csv" and content.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel saves "Unicode text"
     try:
         content = content.decode("utf-16" if utf16 else "utf-8-sig", "surrogateescape")
         if path.suffix == ".csv":

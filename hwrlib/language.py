@@ -52,7 +52,7 @@ class CharNgram:
         return row
 
     def log_probability(self, text: str) -> float:
-        """Natural log-probability of a whole line, its end included; an AlphabetError names characters it lacks."""
+        """Natural log-probability of a whole line, its end included; a ValueError names characters it lacks."""
         line, labels = BOUNDARY + unicodedata.normalize("NFC", text), [*self.alphabet.encode(text), 0]
         return float(sum(self.row(line[: i + 1])[label] for i, label in enumerate(labels)))
 
@@ -64,7 +64,9 @@ class CharNgram:
         """Write it to an .npz file, no pickles: characters, prior, the gaps between keys, the shares in 16 bits."""
         arrays = {"characters": np.array(self.alphabet.characters), "prior": self.prior}
         for order, (keys, shares) in enumerate(self.tables, start=1):
-            arrays[f"gaps_{order}"], arrays[f"shares_{order}"] = np.diff(keys, prepend=0), shares.astype(np.float16)
+            near = shares.astype(np.float16)
+            down = np.where(near > shares, np.nextafter(near, np.float16(0)), near)  # a context's sum stays below 1
+            arrays[f"gaps_{order}"], arrays[f"shares_{order}"] = np.diff(keys, prepend=0), down
         np.savez_compressed(path, **arrays)
 
     @classmethod

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, RLock
 
@@ -56,7 +56,6 @@ class ReadingApp(ipywidgets.VBox):
         self._lock = RLock()  # two threads and the kernel's own set traits
         self._cancel, self._cancel_teaching = Event(), Event()
         self._reader, self._teacher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._jobs: list[Future] = []
         self._answers = {
             "picture": lambda message, data: self.show(bytes(data[0]), sendable(message["name"])),
             "refused": lambda message, _: self._count(error=sendable(f"{message['name']}: {message['why']}")),
@@ -75,7 +74,7 @@ class ReadingApp(ipywidgets.VBox):
         for widget in (self.pad, self.pictures, self.view):
             widget.on_msg(self._on_message)
         self._count()
-        self._jobs.append(self._reader.submit(self._attempt, self._loaded, "the network"))
+        self._reader.submit(self._attempt, self._loaded, "the network")
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         """The pad's bundle, in whose metadata anywidget tells Colab where to find its widgets, made the app's."""
@@ -90,14 +89,10 @@ class ReadingApp(ipywidgets.VBox):
 
     def show(self, image: Picture, name: str = "the picture") -> None:
         """Read a line or page, any image that :func:`hwrlib.prepare` takes, and show the result or what is wrong."""
-        self._picture = name, image, 0
-        self.pictures.shown, self.pad.layout.display = True, "none"
-        self._read_again("", 0)
-
-    def wait(self) -> None:
-        """Wait until all that was given has been read and learnt; raise what went wrong unforeseen."""
-        while self._jobs:
-            self._jobs.pop(0).result()
+        with self._lock:
+            self._picture = name, image, 0
+            self.pictures.shown, self.pad.layout.display = True, "none"
+            self._read_again("", 0)
 
     def _set(self, widget: ipywidgets.Widget, reading: Event | None = None, **traits) -> None:
         """Set traits that belong together, in one message; not those of a reading that was left for another."""
@@ -139,7 +134,7 @@ class ReadingApp(ipywidgets.VBox):
                 self._attempt(lambda: self._follow(name, *read(), cancel), name, cancel)
             self._set(self.view, cancel, busy=False)
 
-        self._jobs.append(self._reader.submit(job))
+        self._reader.submit(job)
 
     def _follow(self, name: str, page: np.ndarray | None, states: Iterable[PageReading], cancel: Event) -> None:
         """Show how far a reading is, until it is done, stopped or left for another."""
@@ -171,8 +166,7 @@ class ReadingApp(ipywidgets.VBox):
         self._set(self.view, cancel, status=f"Read {title}. {said}")
 
     def _read_strokes(self, strokes: list, rows: list) -> tuple[None, Iterable[PageReading]]:
-        """Read each line on the pad, by the row of each stroke; one line where the rows are not theirs."""
-        rows = rows if len(rows) == len(strokes) else [0] * len(strokes)
+        """Read each line on the pad, by the row of each stroke."""
         lines = [[stroke for stroke, at in zip(strokes, rows, strict=True) if at == row] for row in sorted(set(rows))]
         images = [strokes_to_line(line) for line in lines]
         lines = [PageLine.whole(image) for image in images]
@@ -244,7 +238,7 @@ class ReadingApp(ipywidgets.VBox):
         if not self.view.teaching.get("running"):
             self._cancel_teaching.clear()
             self._set(self.view, teaching={"running": True, "says": "Preparing the lines …"}, error="")
-            self._jobs.append(self._teacher.submit(self._attempt, self._teach))
+            self._teacher.submit(self._attempt, self._teach)
 
     def _teach(self) -> None:
         from hwrlib.app.teaching import teach  # here, since the pad need not wait for Accelerate
@@ -253,8 +247,9 @@ class ReadingApp(ipywidgets.VBox):
             self._set(self.view, teaching={"running": True, "done": done, "total": total, "says": f"step {done}"})
             return self._cancel_teaching.is_set()
 
-        says, network = "", self.folder.with_name(f"{self.folder.name}_network")
+        says = ""
         try:
+            network = self.folder.with_name(f"{self.folder.name}_network")
             self.recognizer, says = teach(self._loaded(), self.folder, network, on_step)
         finally:
             self._set(self.view, teaching={"running": False, "says": says})

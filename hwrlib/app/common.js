@@ -1,9 +1,11 @@
 // What the three front ends share; Python puts it before each of them.
 const PATIENCE = 20_000; // ms after which a kernel that says nothing is called busy or ended
 
-// An element with its attributes, listeners (functions) and children; strings become text, never HTML.
+const SVG = ["svg", "g", "line", "rect", "title"];
+
+// An element of HTML or SVG with its attributes, listeners (functions) and children; strings become text, never HTML.
 function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+  const node = SVG.includes(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") node.addEventListener(name, value);
     else if (typeof value === "boolean") node.toggleAttribute(name, value);

@@ -7,23 +7,17 @@ const PALM = 2000; // ms after the pen in which a touch is the hand that holds i
 const LABEL =
   "Drawing pad: write with mouse, pen or finger. Enter begins a new line, Control+Z undoes, Control+Y redoes, Escape clears.";
 
-function svg(tag, attributes = {}) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
 function render({ model, el }) {
   el.classList.add("hwr-pad");
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab leaves our keys to us
-  const sheet = svg("svg", { tabindex: 0, role: "application", "aria-label": LABEL });
-  const [baselines, ink] = [svg("g"), svg("g")];
+  const [baselines, ink] = [make("g"), make("g")];
+  const sheet = make("svg", { tabindex: 0, role: "application", "aria-label": LABEL, pointerdown: down, pointerup: up,
+    pointercancel: up, pointermove: (event) => current?.pointer === event.pointerId && add(event) }, baselines, ink);
   const status = make("span", { role: "status", "aria-live": "polite", class: "hwr-small" });
   const undoButton = button("Undo", () => step(past, future));
   const redoButton = button("Redo", () => step(future, past));
   const clearButton = button("Clear", () => change({ strokes: [], lines: 1 }));
   const lineButton = button("New line", newLine);
-  sheet.append(baselines, ink);
   el.append(sheet, make("div", { class: "hwr-bar" }, undoButton, redoButton, clearButton, lineButton, status));
 
   let now = { strokes: [], lines: 1 }; // what is on the pad; never changed, only replaced: so Clear is undone, too
@@ -39,20 +33,16 @@ function render({ model, el }) {
   // The part of a stroke that ends at point k, as wide as the pen was pressed; a mouse has 0.5. The first is a dot.
   function part({ points, pressures }, k) {
     const [[x1, y1], [x2, y2]] = [Math.max(0, k - 1), k].map((at) => points.slice(2 * at, 2 * at + 2));
-    return svg("line", { x1, y1, x2, y2, "stroke-width": (1.5 + 3 * (pressures[k] ?? 0.5)).toFixed(2) });
+    return make("line", { x1, y1, x2, y2, "stroke-width": (1.5 + 3 * (pressures[k] ?? 0.5)).toFixed(2) });
   }
 
-  function line(stroke) {
-    const group = svg("g");
-    group.append(...Array.from({ length: stroke.points.length / 2 }, (_, k) => part(stroke, k)));
-    return group;
-  }
+  const line = (stroke) => make("g", {}, ...Array.from({ length: stroke.points.length / 2 }, (_, k) => part(stroke, k)));
 
   function show() {
     const count = now.strokes.length;
     ink.replaceChildren(...drawn().map(line));
     const levels = Array.from({ length: now.lines }, (_, k) => k * ROW + BASELINE);
-    baselines.replaceChildren(...levels.map((y) => svg("line", { class: "hwr-baseline", x1: 0, x2: "100%", y1: y, y2: y })));
+    baselines.replaceChildren(...levels.map((y) => make("line", { class: "hwr-baseline", x1: 0, x2: "100%", y1: y, y2: y })));
     status.textContent = count === 0 ? "Nothing written yet" : count === 1 ? "1 stroke" : `${count} strokes`;
     undoButton.disabled = !past.length;
     redoButton.disabled = !future.length;
@@ -64,7 +54,7 @@ function render({ model, el }) {
   function fit() {
     const width = sheet.clientWidth;
     if (!width) return; // not on the screen yet
-    const right = Math.max(0, ...lists().flat().filter((_, k) => k % 2 === 0));
+    const right = lists().flat().reduce((most, value, k) => (k % 2 ? most : Math.max(most, value)), 0);
     const needed = Math.max(width, right + 10); // a narrower window shows the writing smaller
     sheet.setAttribute("viewBox", `0 0 ${needed} ${now.lines * ROW}`);
     sheet.style.height = `${Math.round((now.lines * ROW * width) / needed)}px`;
@@ -156,10 +146,6 @@ function render({ model, el }) {
     wanted.click();
   }
 
-  sheet.addEventListener("pointerdown", down);
-  sheet.addEventListener("pointermove", (event) => current?.pointer === event.pointerId && add(event));
-  sheet.addEventListener("pointerup", up);
-  sheet.addEventListener("pointercancel", up);
   el.addEventListener("keydown", key);
   model.on("change:strokes", load);
   const resized = new ResizeObserver(fit);

@@ -1,7 +1,6 @@
 // What was read: the picture with its boxes beside the text, each line to correct and keep, and what is done with them.
 const [SURE, DOUBTFUL] = [0.9, 0.6]; // characters below are underlined: dotted, then wavy
 const LINE = 72; // px of height at which a line is shown
-const SVG = "http://www.w3.org/2000/svg";
 const percent = (share) => `${Math.round(100 * share)} %`;
 
 // Where IAM's way of writing, 'he said , " so " .', has spaces that nobody else writes; `open`: inside a quotation so far.
@@ -70,8 +69,7 @@ function render({ model, el }) {
   const progress = make("progress", { "aria-label": "Lines read" });
   const stop = button("Stop", () => send({ kind: "stop" }), { "aria-label": "Stop reading" });
   const image = make("img", { alt: "" });
-  const boxes = document.createElementNS(SVG, "svg");
-  boxes.setAttribute("aria-hidden", "true"); // each says nothing that its line doesn't
+  const boxes = make("svg", { "aria-hidden": "true" }); // each says nothing that its line doesn't
   const picture = make("div", { class: "hwr-picture" }, image, boxes);
   const list = make("div", { class: "hwr-lines" });
   const legend = make("p", { class: "hwr-small" }, "Orange, underlined characters are less sure. Tap a line to correct it; Enter keeps it.");
@@ -171,18 +169,10 @@ function render({ model, el }) {
       row.text.replaceChildren(...(row.own === null && spans.length ? spans : [shown || "(nothing was read)"]));
       row.text.setAttribute("aria-label", `Line ${k + 1}: ${shown}; ${percent(line.confidence)} sure`);
       if (row.field.value !== shown) row.field.value = shown;
-      row.field.disabled = row.keep.disabled = line.kept;
+      for (const part of [row.field, row.keep, ...row.others.children]) part.disabled = line.kept; // taken, it would not be kept
       row.said.textContent = line.said;
       row.node.classList.toggle("hwr-kept", line.kept);
     });
-  }
-
-  function box(x, y, width, height, title, style) {
-    const rect = document.createElementNS(SVG, "rect");
-    for (const [name, value] of Object.entries({ x, y, width, height })) rect.setAttribute(name, value);
-    rect.append(Object.assign(document.createElementNS(SVG, "title"), { textContent: title }));
-    Object.assign(rect.style, style);
-    return rect;
   }
 
   function showPicture() {
@@ -203,19 +193,14 @@ function render({ model, el }) {
   }
 
   function showBoxes() {
-    const [[, height], lines] = [model.get("size"), model.get("lines")];
-    const page = model.get("mode") === "page";
-    boxes.replaceChildren(...(page
-      ? model.get("boxes").map((one, k) => box(...one, lines[k] ? value(k) : "not read yet", {}))
-      : (lines[0]?.characters ?? []).map(([text, confidence, begin, end]) =>
-          box(begin, 0, end - begin, height, `${text}: ${percent(confidence)} sure`, { fillOpacity: 0.6 * (1 - confidence) }))));
-    if (page) {
-      [...boxes.children].forEach((one, k) => {
-        one.addEventListener("mouseenter", () => point(k));
-        one.addEventListener("mouseleave", () => point(selected));
-        one.addEventListener("click", () => rows[k] && (select(k), rows[k].node.scrollIntoView({ block: "nearest" })));
-      });
-    }
+    const [[, whole], lines] = [model.get("size"), model.get("lines")];
+    const box = (attributes, title) => make("rect", attributes, make("title", {}, title));
+    boxes.replaceChildren(...(model.get("mode") === "page"
+      ? model.get("boxes").map(([x, y, width, height], k) =>
+          box({ x, y, width, height, mouseenter: () => point(k), mouseleave: () => point(selected),
+            click: () => rows[k] && (select(k), rows[k].node.scrollIntoView({ block: "nearest" })) }, lines[k] ? value(k) : "not read yet"))
+      : (lines[0]?.characters ?? []).map(([text, confidence, x, end]) =>
+          box({ x, y: 0, width: end - x, height: whole, style: `fill-opacity: ${0.6 * (1 - confidence)}` }, `${text}: ${percent(confidence)} sure`))));
   }
 
   function show() {

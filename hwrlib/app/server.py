@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import secrets
+import socket
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -38,7 +39,8 @@ def app(options: argparse.Namespace) -> int:
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         token = f"token={secrets.token_hex(24)}"
         arguments += [f"--{token}", "--Voila.port_retries=0"]  # on another port, the address would lead elsewhere
-        address = f"http://{options.host}:{options.port}/?{token}"
+        host = socket.gethostname() if options.host in ("0.0.0.0", "::") else options.host
+        address = f"http://{host}:{options.port}/?{token}"
         print(f"Open this address; without its token nobody gets in: {address}", flush=True)
     Server.launch_instance(argv=arguments)
     return 0

@@ -56,7 +56,8 @@ def read_archive(
         make_recognizer: called once in each worker, for its first page.
         model: what tells its weights and decoder from others: pages read by another are read again.
         formats: of ``hwrlib.archive.FORMATS``: one more file a page in each of them.
-        workers: processes that read; one for each GPU that Ray finds, or for each CPU, where left out.
+        workers: processes that read; one for each GPU that Ray finds, or for each CPU, where left out; 0: this process
+            reads, without Ray.
         address: as for :func:`start_ray`.
     """
     output = Path(output).resolve()
@@ -197,6 +198,10 @@ def start_ray(address: str | None = None, workers: int | None = None) -> bool:
 
 def _ray_rows(items: list[Item], workers: int | None, address: str | None, reader: tuple) -> Iterator[dict]:
     """The rows that all readers make, in the order in which they are done."""
+    if workers == 0:
+        read = Reader(*reader)
+        yield from (json.loads(row["json"]) for item in items for row in read({"json": json.dumps(item)}))
+        return
     own = start_ray(address, workers)
     import ray
 

@@ -88,7 +88,7 @@ def render(page: Page, name: str) -> bytes:
     about = {"name": page.name, "width": width, "height": height, "now": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}"}
     about["box"] = bounding_box([reading.box for reading in page.readings] or [(0, 0, width, height)])
     about["rotation"] = page.readings[0].rotation if page.readings else 0
-    about["lines"] = [_line(reading, width, height) for reading in page.readings]
+    about["lines"] = [dataclasses.asdict(reading) | {"words": split_words(reading)} for reading in page.readings]
     made = TEMPLATES.get_template(FORMATS[name][1:] + ".j2").render(about)
     return re.sub(NOT_IN_XML, "\ufffd", made).encode()
 
@@ -106,14 +106,6 @@ def page_file(page: str, name: str, folder: Path) -> Path:
     path = Path(re.sub(r"#(\d+)$", r"-\1", page))
     path = folder.joinpath(*[part for part in path.parts if part not in (path.anchor, "..", ".")] or ["page"])
     return path.with_name(path.name + FORMATS[name])
-
-
-def _line(reading: Reading, width: int, height: int) -> dict:
-    """A line for the templates; no point lies beyond the picture's edges, which PAGE forbids."""
-    about = {"text": reading.text, "confidence": reading.confidence, "box": reading.box, "words": split_words(reading)}
-    for name in ("baseline", "outline"):
-        about[name] = np.clip(getattr(reading, name), 0, (width, height)).tolist()
-    return about
 
 
 def _pdf(page: Page) -> bytes:

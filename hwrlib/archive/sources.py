@@ -17,21 +17,20 @@ import pyarrow.parquet as pq
 from hwrlib.archive import FORMATS
 from hwrlib.ctc import Reading
 from hwrlib.files import DataError, complain
-from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
+from hwrlib.images import ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
 LONGEST_SIDE = 10_000  # px, of a page that is drawn finer: A3 at 600 dpi
 CAMERA_DPI = 73  # of a picture: cameras write 72 where they know none
-ENDINGS = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+ENDINGS = {".pdf", ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
-ENDINGS |= {".pdf"} if importlib.util.find_spec("pypdfium2") else set()
 OWN_ENDING = re.compile(rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})$")  # after its page's file name
 
 
 class Item(NamedTuple):
     """A file of one page or of many, or one row group of a data set: what a worker takes at a time."""
 
-    name: str  # what its pages are called: the file's path from the source on
+    name: str  # what its pages are called: the file's path from the source on, or the whole one of a file in a list
     path: str
     row_group: int | None = None  # of a parquet file with an image column
 
@@ -98,11 +97,12 @@ def find_items(source: str | Path, output: str | Path | None = None) -> list[Ite
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if path.suffix == ".txt":
-        listed = [line for line in path.read_text("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
-        twice = [file for file, count in Counter(map(os.path.normpath, listed)).items() if count > 1]
+        lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
+        listed = [os.path.abspath(line) for line in lines if line.strip()]
+        twice = [file for file, count in Counter(listed).items() if count > 1]
         if twice or not listed:
             raise DataError(f"{path}: {f'{twice[0]} is listed twice' if twice else 'no file is listed in it'}")
-        return [Item(readable_name(file), os.path.abspath(file)) for file in listed]
+        return [Item(readable_name(file), file) for file in listed]
     for file in find_files(str(path), output, ENDINGS | {".parquet"}):
         name = readable_name(os.path.relpath(file, path if path.is_dir() else path.parent))
         try:
@@ -161,8 +161,6 @@ def _pdf_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray | Exception,
         count = len(document)
     except pypdfium2.PdfiumError as error:
         raise ImageError(f"{name} cannot be opened ({error}): it is damaged, or save it without a password") from error
-    if not 0 < count <= MOST_PAGES:
-        raise ImageError(f"{name} has {count:,} pages; cut it up into files of 1 to {MOST_PAGES:,}")
     for number in range(count):
         called = f"{name}, page {number + 1},"
         try:

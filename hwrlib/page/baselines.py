@@ -86,11 +86,7 @@ def split_at_gaps(line: Baseline, page: np.ndarray) -> list[Baseline]:
 
 def weighted_median(values: list[float], weights: list[float]) -> float:
     """The value below which half of the weight lies; 0 of none."""
-    if not values:
-        return 0.0
-    order = np.argsort(values)
-    total = np.cumsum(np.array(weights)[order])
-    return float(values[order[np.searchsorted(total, total[-1] / 2)]])
+    return float(np.quantile(values, 0.5, weights=weights, method="inverted_cdf")) if values else 0.0
 
 
 def trace(maps: Maps) -> list[Baseline]:

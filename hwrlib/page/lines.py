@@ -34,14 +34,13 @@ class PageLine(NamedTuple):
     box: Box
     image: np.ndarray  # its crop, uint8 (H, W): levelled, dark on light, without rulings and the ink of its neighbours
     outline: np.ndarray  # (2, N, 2), (x, y) evenly along the crop's upper and lower edge
-    baseline: np.ndarray  # (N, 2), (x, y), on which its letters stand; (0, 2) where it is not known
 
     @classmethod
     def whole(cls, picture: np.ndarray) -> "PageLine":
         """A picture, uint8 (H, W), that is a line as it is."""
         height, width = picture.shape
         edges = np.array([[(0, 0), (width, 0)], [(0, height), (width, height)]], float)
-        return cls((0, 0, width, height), picture, edges, np.empty((0, 2)))
+        return cls((0, 0, width, height), picture, edges)
 
 
 def find_lines(page: Picture, kind: Kind = "page", rotation: int = 0) -> list[PageLine]:
@@ -60,14 +59,11 @@ def find_lines(page: Picture, kind: Kind = "page", rotation: int = 0) -> list[Pa
         several = height > width and len(lines) > 1
         lines = [whole if several else max(lines, key=lambda line: line.image.size, default=whole)]
     elif kind is None and len(lines) == 1 and is_tight(level):
-        lines = [whole._replace(box=lines[0].box, baseline=lines[0].baseline)]
+        lines = [whole._replace(box=lines[0].box)]
     elif kind is None and not lines and width >= 5 * height:
         lines = [whole]
     turn = page.shape, rotation
-    return [
-        PageLine(turn_back(box, *turn), image, turn_places_back(outline, *turn), turn_places_back(baseline, *turn))
-        for box, image, outline, baseline in lines
-    ]
+    return [PageLine(turn_back(box, *turn), image, turn_places_back(outline, *turn)) for box, image, outline in lines]
 
 
 def turn_back(box: Box, shape: tuple[int, int], rotation: int) -> Box:
@@ -170,13 +166,11 @@ def cut(level: Level, mask: np.ndarray, line: Baseline) -> PageLine:
     foreign = cv2.dilate(level.hidden[part] & (1 - mask), SQUARE, iterations=2) & (1 - cv2.dilate(mask, SQUARE))
     foreign = cv2.remap(foreign * 255, across, down - part.start, cv2.INTER_LINEAR)
     along = np.linspace(columns[0], columns[-1] + level.scale, 17)  # enough places to follow a curved line
-    *outline, baseline = (
-        level.on_page(along - level.scale / 2, rows_at(line, along) + row - level.scale / 2)
-        for row in (rows[0], rows[-1] + level.scale, baseline_row(height))
-    )
+    edges = rows_at(line, along) + rows[0], rows_at(line, along) + rows[-1] + level.scale
+    outline = [level.on_page(along - level.scale / 2, edge - level.scale / 2) for edge in edges]
     places, half = level.on_page(xs, ys), 0.5 / level.scale
     box = box_around(np.concatenate([places - half, places + half]).clip(0, level.page.shape[::-1]))
-    return PageLine(box, np.where(foreign > 127, behind, image), np.stack(outline), baseline)
+    return PageLine(box, np.where(foreign > 127, behind, image), np.stack(outline))
 
 
 def box_around(places: np.ndarray) -> Box:
@@ -192,11 +186,9 @@ def bounding_box(boxes: list[Box]) -> Box:
 
 def place_reading(reading: Reading, line: PageLine, pixels: np.ndarray, rotation: int) -> Reading:
     """The reading of a line, prepared as uint8 (128, W), with all its places on the page, turned so to be read."""
-    baseline, rows = line.baseline, np.nonzero(pixels < INK)[0]
-    if not len(baseline):
-        share = baseline_row(rows) / len(pixels) if rows.size else 0.75
-        baseline = line.outline[0] + share * (line.outline[1] - line.outline[0])
-    about = {"baseline": baseline, "outline": np.concatenate([line.outline[0], line.outline[1, ::-1]])}
+    (upper, lower), rows = line.outline, np.nonzero(pixels < INK)[0]
+    share = baseline_row(rows) / len(pixels) if rows.size else 0.75
+    about = {"baseline": upper + share * (lower - upper), "outline": np.concatenate([upper, lower[::-1]])}
     about = {name: tuple(map(tuple, at.round().astype(int).tolist())) for name, at in about.items()}
     characters = tuple(place_characters(reading.characters, pixels, line.outline))
     return dataclasses.replace(reading, characters=characters, box=line.box, rotation=rotation, **about)

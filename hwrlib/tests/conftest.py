@@ -6,10 +6,14 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from hwrlib.alphabet import IAM
 from hwrlib.model import CRNN
+
+settings.register_profile("steady", deadline=None, derandomize=True)  # no timing, and the same examples each time
+settings.load_profile("steady")
 
 
 def encoded(image, kind="PNG", **options):

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import json
 import os
 import re
 import signal
@@ -18,13 +17,16 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fpdf import FPDF
 from PIL import Image
 
-from hwrlib.archive import bulk
-from hwrlib.archive.bulk import SCHEMA, Reader, read_archive, read_rows, start_ray
+from hwrlib import WEIGHTS
+from hwrlib.__main__ import main
+from hwrlib.archive.bulk import SCHEMA, read_archive, read_rows, start_ray
 from hwrlib.archive.sources import Item, find_items, iter_pages, open_item
 from hwrlib.ctc import Character, Reading
 from hwrlib.files import DataError
+from hwrlib.model import weights_version
 from hwrlib.tests.conftest import encoded
 
 HERE = Path(__file__).resolve().parents[2]
@@ -34,11 +36,11 @@ PAGES = ["box/0.png", "box/1.png", "box/2.png", "broken.jpg", "two.tif", "two.ti
 class Stub:
     """Reads a page as its brightness, slowly; what is tested here is not what is read."""
 
-    def __init__(self, seconds=0.0, deadly=None):
-        self.seconds, self.deadly = seconds, deadly
+    def __init__(self, seconds=0.0, deadly=None, endless=()):
+        self.seconds, self.deadly, self.endless = seconds, deadly, endless
 
     def read_page(self, pixels):
-        time.sleep(self.seconds)
+        time.sleep(600 if pixels[0, 0] in self.endless else self.seconds)
         if pixels[0, 0] == self.deadly:  # as a page does that takes all memory
             os.kill(os.getpid(), signal.SIGKILL)
         text, corners = str(int(pixels[0, 0])), ((0, 0), (9, 0), (9, 9), (0, 9))
@@ -61,26 +63,15 @@ def archive(tmp_path):
     return tmp_path / "archive"
 
 
-@pytest.fixture
-def without_ray(monkeypatch):
-    """The same readers in this process, which says what each page was read as."""
-
-    def rows_here(items, workers, address, reader):
-        reader = Reader(*reader)
-        for item in items:
-            yield from (json.loads(row["json"]) for row in reader({"json": json.dumps(item)}))
-
-    monkeypatch.setattr(bulk, "_ray_rows", rows_here)
-
-
 def read(archive, output, formats=(), recognizer=None, model="m"):
     """The rows of pages that one run reads."""
-    rows = list(read_archive(find_items(archive, output), output, lambda: recognizer or Stub(), model, formats))
-    assert sum("sha256" not in row for row in rows) == len(find_items(archive, output))
+    items, make = find_items(archive, output), lambda: recognizer or Stub()
+    rows = list(read_archive(items, output, make, model, formats, workers=0))
+    assert sum("sha256" not in row for row in rows) == len(items)
     return {row["path"]: row for row in rows if "sha256" in row}
 
 
-def test_each_page_becomes_a_row_and_files(archive, tmp_path, without_ray):
+def test_each_page_becomes_a_row_and_files(archive, tmp_path):
     pages = read(archive, tmp_path / "out", ("text", "json"))
     assert sorted(pages) == PAGES and [pages[name]["text"] for name in PAGES] == ["0", "1", "2", "", "3", "4"]
     assert pages["broken.jpg"]["error"].startswith("broken.jpg") and pages["two.tif#2"]["error"] is None
@@ -92,7 +83,7 @@ def test_each_page_becomes_a_row_and_files(archive, tmp_path, without_ray):
     assert stored[0]["lines"][0]["words"] == [{"text": "0", "confidence": 0.5, "box": [0, 0, 1, 9]}]
 
 
-def test_a_second_run_reads_what_changed_failed_or_lacks_a_file_but_not_at_once(archive, tmp_path, without_ray):
+def test_a_second_run_reads_what_changed_failed_or_lacks_a_file_but_not_at_once(archive, tmp_path):
     out = tmp_path / "out"
     (out / "two.tif.txt").mkdir(parents=True)  # it cannot be written
     (out / "two.tif.txt" / "full").touch()
@@ -112,12 +103,33 @@ def test_a_second_run_reads_what_changed_failed_or_lacks_a_file_but_not_at_once(
 
 
 @pytest.mark.parametrize("output", ["result", "."])
-def test_an_output_in_the_source_is_no_page_of_it(archive, without_ray, output):
+def test_an_output_in_the_source_is_no_page_of_it(archive, output):
     grey(0).save(archive / "own.v1.pdf")
     for _ in range(2):
         read(archive, archive / output, ("text", "pdf"))
     assert sorted(row["path"] for row in read_rows(archive / output)) == sorted([*PAGES, "own.v1.pdf"])
     assert sorted(item.name for item in find_items(archive)) == sorted([*PAGES[:-1], "own.v1.pdf"])  # for another
+
+
+def test_the_command_reads_an_archive_and_says_which_pages_are_broken_or_blank(archive, tmp_path, capsys):
+    command = ["archive", str(archive), str(tmp_path / "out"), "--workers", "0", "--format", "text"]
+    command += ["--decoder", "greedy", "--precision", "fp32"]
+    assert main(command) == 1
+    said = [row for row in capsys.readouterr().err.splitlines() if row.startswith("hwrlib: ")]
+    assert said.pop(3).startswith("hwrlib: broken.jpg: this is no image")
+    assert said == [f"hwrlib: {name}: no writing was found" for name in PAGES if name != "broken.jpg"]
+    assert {row["model"] for row in read_rows(tmp_path / "out")} == {f"{weights_version(WEIGHTS)}-greedy"}
+    (archive / "broken.jpg").unlink()
+    assert main(command) == 0 and "hwrlib: " not in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_named_in_one_sentence(monkeypatch):
+    for name in ("ray", "pypdfium2"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RuntimeError, match=r'pip install "ray\[data\]"'):
+        start_ray()
+    (page,) = iter_pages(b"%PDF-1.7", "a.pdf")
+    assert "a.pdf: this is a PDF: pip install pypdfium2" in str(page.pixels)
 
 
 def test_what_is_in_a_folder_is_read_or_said(archive, tmp_path, capsys):
@@ -137,7 +149,7 @@ def test_what_is_in_a_folder_is_read_or_said(archive, tmp_path, capsys):
     assert "box: left out" in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_utf_8_is_spelt_out(archive, tmp_path, without_ray):
+def test_a_name_that_is_no_utf_8_is_spelt_out(archive, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     try:
         (archive / "box" / "0.png").rename(archive / name)
@@ -149,7 +161,7 @@ def test_a_name_that_is_no_utf_8_is_spelt_out(archive, tmp_path, without_ray):
     assert next(open_item(find_items(tmp_path / "pages.txt")[0])).pixels.shape == (20, 30)
 
 
-def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp_path, without_ray):
+def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp_path):
     images = [(archive / "box" / f"{k}.png").read_bytes() for k in range(3)]
     for layout in (images, [{"bytes": data, "path": None} for data in images]):
         pq.write_table(pa.table({"image": layout}), archive / "train-0.parquet", row_group_size=2)
@@ -162,9 +174,9 @@ def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp
     assert "empty" in str(page.pixels)
     listed = tmp_path / "pages.txt"
     listed.write_text(f"{archive}/box/0.png\n\n{archive}/two.tif\n")
-    assert [item.path for item in find_items(listed)] == [f"{archive}/box/0.png", f"{archive}/two.tif"]
+    assert find_items(listed) == [Item(name, name) for name in (f"{archive}/box/0.png", f"{archive}/two.tif")]
     assert find_items(archive / "two.tif") == [Item("two.tif", str(archive / "two.tif"))]
-    listed.write_text("a.png\nb.png\n./a.png\n")
+    listed.write_text("a.png\nb.png\nb/../a.png\n")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "no.parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.parquet").write_bytes(b"PAR1 cut off")
@@ -177,8 +189,7 @@ def test_a_source_can_be_a_data_set_a_list_a_file_or_nothing_of_use(archive, tmp
 
 def pdf(*sizes, picture=None):
     """A PDF of pages so many points large."""
-    pytest.importorskip("pypdfium2")
-    made = pytest.importorskip("fpdf").FPDF(unit="pt")
+    made = FPDF(unit="pt")
     for size in sizes:
         made.add_page(format=size)
         if picture is not None:
@@ -213,8 +224,6 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
     assert re.match(r"cut\.pdf cannot be opened", str(error.pixels))
     fine, huge = iter_pages(pdf((72, 72), (14_000, 14_000)), "huge.pdf")
     assert fine.pixels.shape == (200, 200) and re.match(r"huge\.pdf, page 2, .*38889 x 38889", str(huge.pixels))
-    (many,) = iter_pages(pdf(*[(72, 72)] * 1001), "many.pdf")
-    assert "1,001 pages" in str(many.pixels)
     bomb = pdf((72, 72), picture=Image.new("L", (10, 10))).replace(b"/Width 10", b"/Width 90000")
     (error,) = iter_pages(bomb.replace(b"/Height 10", b"/Height 90000"), "bomb.pdf")
     assert re.match(r"bomb\.pdf, page 1, .*90000 x 90000", str(error.pixels)), error
@@ -224,7 +233,8 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
 
 @pytest.fixture(scope="module")
 def ray():
-    module = pytest.importorskip("ray")
+    import ray as module
+
     module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     start_ray(workers=2)
     yield module
@@ -270,7 +280,8 @@ from hwrlib.archive.sources import find_items
 from hwrlib.tests.test_archive import Stub
 bulk.PART_SECONDS = 0
 if __name__ == "__main__":
-    for row in bulk.read_archive(find_items(sys.argv[1]), sys.argv[2], functools.partial(Stub, 0.3), "m", workers=2):
+    make = functools.partial(Stub, endless=(8, 9))
+    for row in bulk.read_archive(find_items(sys.argv[1]), sys.argv[2], make, "m", workers=2):
         print(row["path"], flush=True)
 """
 
@@ -287,7 +298,7 @@ def test_a_killed_driver_is_followed_by_one_that_reads_the_rest(ray, archive, tm
     driver.wait()
     driver.stdout.close()
     before = {row["path"] for row in read_rows(tmp_path / "out") if row["error"] is None}
-    assert 2 <= len(before) < 14
+    assert len(before) >= 2 and before.isdisjoint({"box/8.png", "box/9.png"})
     for process in children:  # without their driver, Ray's processes end by themselves, but only after some seconds
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

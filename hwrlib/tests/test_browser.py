@@ -251,6 +251,7 @@ def test_writing_is_read_corrected_kept_and_taken_back_and_visitors_are_apart(al
     assert texts(driver)[0] == taken
     correct(driver, 'hello, "<b>you</b>"', Keys.ENTER)
     wait_for(driver, ".hwr-count", "1 line kept")
+    assert not driver.find_elements(By.CSS_SELECTOR, ".hwr-kept .hwr-other:enabled")  # taken, it would not be kept
     press(driver, "Keep all")
     wait_for(driver, ".hwr-count", "2 lines kept")
     press(driver, "Undo the last")
@@ -291,7 +292,7 @@ def test_a_photo_on_a_phone_is_shrunk_turned_read_line_by_line_and_stopped(alone
     wait_for(driver, ".hwr-status", "Reading page.png")
     press(driver, "Stop")
     wait_for(driver, ".hwr-status", "Stopped: ")
-    driver.find_element(By.CSS_SELECTOR, ".hwr-camera")
+    find(driver, ".hwr-camera")
     press(driver, "Back to the pad")
     wait_for(driver, ".hwr-status", "Read your writing.")
 

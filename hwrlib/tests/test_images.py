@@ -67,7 +67,7 @@ def test_every_kind_of_file_and_of_array(tmp_path):
     arrays = [line, line[:, :, None], np.stack([line] * 3, axis=2), np.dstack([line, np.full_like(line, 255)])]
     arrays += [np.dstack([line] * 3 + [np.full_like(line, 255)]), np.stack([line / 255] * 3, axis=2), line > 128]
     arrays += [line.astype(np.int64), line.astype(np.uint16) * 257, line.astype(np.float32), line / 255]
-    arrays += [np.asfortranarray(line), line[::-1][::-1]]
+    arrays += [np.asfortranarray(line), line[::-1][::-1], line / 250]  # the last as a resampling that overshoots
     for array in arrays:
         before = array.copy()
         assert same_writing(prepare(array)), (array.dtype, array.shape)
@@ -206,7 +206,7 @@ def test_a_truncated_file_is_refused_wherever_it_was_cut():
     for kind in KINDS:
         data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 80), np.uint8)), kind)
         for kept in np.linspace(1, len(data) * 0.9, 25).astype(int):
-            refused(data[:kept], "")
+            refused(data[:kept], "the bytes")
 
 
 def three_pages(**options):
@@ -233,8 +233,6 @@ def test_every_page_of_a_tiff_is_read_a_broken_one_named_and_further_frames_are_
     small.encoderinfo = {"tiffinfo": {254: 1}}
     data = encoded(Image.new("L", (60, 40), 10), "TIFF", save_all=True, append_images=[small])
     assert [page.shape for page in load_pages(data)] == [load_page(data).shape] == [(40, 60)]
-    monkeypatch.setattr(images, "MOST_PAGES", 2)
-    refused(load_pages(three_pages()), "more than 2 pages", list)
     frames = [Image.new("L", (60, 40), level).convert("RGB") for level in (0, 255)]
     for kind in ("GIF", "WEBP", "PNG", "MPO"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])

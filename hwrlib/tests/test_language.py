@@ -5,7 +5,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from hwrlib.alphabet import IAM, Alphabet, AlphabetError
+from hwrlib.alphabet import IAM, Alphabet
 from hwrlib.language import BOUNDARY, EMBEDDED, CharNgram, train_ngram
 
 ABC = Alphabet("abc ")
@@ -15,6 +15,7 @@ def test_probabilities_sum_to_one_also_from_its_file(tmp_path):
     for seed in range(36):
         rng, order = np.random.default_rng(seed), 1 + seed % 6
         texts = ["".join(rng.choice(list("abc "), rng.integers(1, 20))) for _ in range(rng.integers(1, 20))]
+        texts += ["a" * 20_000] * (seed == 1)  # almost always the same after it
         ngram = train_ngram(texts, ABC, order=order, prune=seed % 3)
         ngram.save(tmp_path / "ngram.npz")
         loaded = CharNgram.load(tmp_path / "ngram.npz")
@@ -25,7 +26,7 @@ def test_probabilities_sum_to_one_also_from_its_file(tmp_path):
                 assert probabilities.shape == (ABC.classes,) and (probabilities > 0).all()
                 assert probabilities.sum() == pytest.approx(1)
         # Shares are stored in 16 bits.
-        assert loaded.log_probability("abc a") == pytest.approx(ngram.log_probability("abc a"), abs=0.05)
+        assert loaded.log_probability("abc a") == pytest.approx(ngram.log_probability("abc a"), rel=0.01)
 
 
 def test_it_predicts_what_it_saw_longer_contexts_help_and_kneser_ney_counts_contexts():
@@ -48,7 +49,7 @@ def test_the_embedded_one_knows_english_composed_characters_are_alike_and_bad_in
     composed, apart = "éa", unicodedata.normalize("NFD", "éa")
     ngram = train_ngram([apart], Alphabet("aé"), order=2)
     assert ngram.log_probability(composed) == ngram.log_probability(apart)
-    with pytest.raises(AlphabetError, match="not in the alphabet"):
+    with pytest.raises(ValueError, match="not in the alphabet"):
         train_ngram(["abé"], ABC)
     with pytest.raises(ValueError, match="at least one line"):
         train_ngram(["", ""], ABC)

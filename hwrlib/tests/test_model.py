@@ -1,6 +1,5 @@
 """The network: its size, its lengths, a batch that reads like single lines, files that are safe to load, and ONNX."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -15,6 +14,7 @@ import safetensors.torch
 import torch
 
 from hwrlib import WEIGHTS
+from hwrlib.__main__ import main
 from hwrlib.alphabet import IAM, REFERENCE, Alphabet
 from hwrlib.cpu import tile
 from hwrlib.ctc import frames, greedy
@@ -86,6 +86,9 @@ def test_save_and_load_keep_all_and_the_shipped_weights_have_a_calibration_for_e
     assert shipped.alphabet == IAM and sum(p.numel() for p in shipped.parameters()) == 9_141_712
     assert set(shipped.calibration) == {"greedy", "beam", "language"}
     assert all(slope > 0 for _, slope in shipped.calibration.values())
+    stored = safetensors.torch.load_file(WEIGHTS / "model.safetensors")
+    halves = {name for name, tensor in stored.items() if tensor.dtype == torch.float16}
+    assert halves == {name for name, p in shipped.named_parameters() if p.ndim > 1 and name != "cnn.0.weight"}
 
 
 def test_a_name_on_the_hub_is_fetched_and_checked_as_a_folder_is_but_no_path(monkeypatch, folder, tmp_path):
@@ -99,6 +102,7 @@ def test_a_name_on_the_hub_is_fetched_and_checked_as_a_folder_is_but_no_path(mon
         CRNN.from_pretrained("owner/name-1.0")
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
     for source in ("nowhere", "a/b/c", "/nowhere", "./nowhere", "../nowhere", __file__):  # none is sent to the Hub
         with pytest.raises((FileNotFoundError, ValueError), match=source):
             CRNN.from_pretrained(source)
@@ -231,7 +235,7 @@ def test_onnx_gives_what_torch_gives_for_a_line_of_any_width_also_from_a_network
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     model = CRNN.from_pretrained(WEIGHTS)
-    export_onnx(model, tmp_path / "plain.onnx")
+    assert main(["export", str(tmp_path / "plain.onnx")]) == 0
     tile(model)
     export_onnx(model, tmp_path / "tiled.onnx")
     assert (tmp_path / "plain.onnx").read_bytes() == (tmp_path / "tiled.onnx").read_bytes()
@@ -243,8 +247,7 @@ def test_onnx_gives_what_torch_gives_for_a_line_of_any_width_also_from_a_network
         torch.testing.assert_close(torch.from_numpy(found), model(line), atol=1e-3, rtol=0)
 
 
-def test_without_onnx_one_sentence_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match="pip install onnx"):
-        export_onnx(CRNN.from_pretrained(WEIGHTS), tmp_path / "model.onnx")
+def test_without_onnx_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", str(tmp_path / "model.onnx")]) == 1 and "pip install onnx" in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()

@@ -1,6 +1,7 @@
 """The chapters as committed: run from top to bottom, whole, light, and linked."""
 
 import ast
+import csv
 import json
 import os
 import re
@@ -11,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from hwrlib import WEIGHTS
+from hwrlib.model import weights_version
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.name for path in NOTEBOOKS]
+RECORDED = {"results": ("all", "grey", "bin"), "results_beam": ("all",), "results_language": ("all", "grey", "bin")}
 
 
 def source(cell):
@@ -61,22 +66,34 @@ def test_it_begins_with_a_badge_and_the_bootstrap_ends_with_exercises_and_its_li
     assert path.name == NAMES[-1] or NAMES[NAMES.index(path.name) + 1] in source(cells[-1])
     assert set(re.findall(r"\b(\d\d_\w+\.ipynb)\b", "\n".join(map(source, cells)))) <= set(NAMES)
     text = path.read_text(encoding="utf-8")
-    assert len(text.encode()) < 400_000 and "widgets" not in json.loads(text)["metadata"]  # light, no state of widgets
+    outputs = [cell.get("outputs") for cell in cells]
+    assert len(text.encode()) < 400_000 and "widget" not in json.dumps([json.loads(text)["metadata"], outputs])
     assert text.count(REPOSITORY) == 2  # in the badge and in the bootstrap, for one sed to change
 
 
-def test_chapters_are_numbered_and_readme_links_them_all_and_files_that_are_there_and_has_the_recorded_results():
+def test_chapters_are_numbered_and_readme_links_them_all_and_files_that_are_there():
     assert [name[:3] for name in NAMES] == [f"{k:02d}_" for k in range(1, 10)]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\(https://colab[^)]*/blob/main/notebooks/([^)]+)\)", readme)) == set(NAMES)
     assert readme.count(ON_COLAB) == len(NAMES)
     links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
     assert [link for link in links if not (ROOT / link).exists()] == []
-    for name in ("results", "results_beam", "results_language"):
-        found = json.loads((ROOT / "notebooks" / "recorded" / f"{name}.json").read_text())["all"]
-        rates = [found[kind] for kind in ("cer", "wer")]
-        rates = [f"{rate['rate']:.2%} ({rate['low']:.2%} to {rate['high']:.2%})" for rate in rates]
-        assert f"| {' | '.join([str(found['lines']), *rates])} |" in readme, name
+
+
+def test_the_readme_and_the_model_card_have_the_recorded_results_of_the_shipped_weights():
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "hwrlib/weights/README.md")]
+    for name, parts in RECORDED.items():
+        found = json.loads((ROOT / "notebooks" / "recorded" / f"{name}.json").read_text())
+        assert found["weights"] == weights_version(WEIGHTS), name
+        for part in parts:
+            rates = [found[part][kind] for kind in ("cer", "wer")]
+            rates = [f"{rate['rate']:.2%} ({rate['low']:.2%} to {rate['high']:.2%})" for rate in rates]
+            row = f"| {' | '.join([str(found[part]['lines']), *rates])} |"
+            assert all(row in text for text in texts), (name, part)
+        for kind in ("cer", "wer") if name != "results_beam" else ():
+            assert f"{{type: {kind}, value: {found['all'][kind]['rate']:.4f}}}" in texts[1], name
+    for row in csv.DictReader((ROOT / "notebooks" / "recorded" / "real.csv").open()):
+        assert all(f"| {row['files']} | {100 * float(row['cer']):.1f} % |" in text for text in texts), row
 
 
 @pytest.fixture

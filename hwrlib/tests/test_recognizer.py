@@ -8,12 +8,12 @@ from PIL import Image
 
 from hwrlib import SAMPLE
 from hwrlib.alphabet import Alphabet
-from hwrlib.ctc import STRIDE, frames, greedy
+from hwrlib.ctc import STRIDE, Reading, frames, greedy
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page, prepare_pixels
 from hwrlib.metrics import cer
 from hwrlib.page.lines import turn_back
-from hwrlib.recognizer import Recognizer
+from hwrlib.recognizer import Recognizer, calibrated, mean_confidence
 from hwrlib.scripts.words import cut_words
 from hwrlib.tests.conftest import strokes, untrained
 from hwrlib.tests.test_page import LINE, PAPERS, written
@@ -66,28 +66,42 @@ def test_it_reads_files_images_and_arrays_and_names_what_it_refuses(recognizer, 
             read(tmp_path / "long.png")
 
 
-def test_a_picture_is_decoded_once_and_read_greedily_once_a_line(reader, monkeypatch):
-    opened, firsts, open_image = [], [], Image.open
-
-    def counted(log_probs, lengths, alphabet, given=None):
-        firsts.append(given is None)
-        return greedy(log_probs, lengths, alphabet, given)
-
+def test_a_picture_is_decoded_once_and_a_decoder_is_given_what_greedy_has_read(reader, monkeypatch):
+    opened, open_image = [], Image.open
     monkeypatch.setattr(Image, "open", lambda *file, **about: opened.append(file) or open_image(*file, **about))
-    monkeypatch.setattr("hwrlib.recognizer.greedy", counted)
-    monkeypatch.setattr("hwrlib.beam.greedy", counted)
-    readings = Recognizer(reader.model, "fp32", "beam").read_page(SAMPLE / "line.png")
-    assert [len(reading.alternatives) for reading in readings] == [4]
-    assert (len(opened), firsts.count(True)) == (1, 1)
+
+    def decode(log_probs, lengths, alphabet, firsts):
+        assert firsts == greedy(log_probs, lengths, alphabet)  # no decoder needs to read greedily again
+        return firsts
+
+    decode.name = "greedy"
+    (reading,) = Recognizer(reader.model, "fp32", decode).read_page(SAMPLE / "line.png")
+    assert reading.text and len(opened) == 1
+
+
+def test_a_confidence_is_calibrated_as_the_network_says_for_its_decoder_and_the_mean_counts_characters():
+    model = untrained(Alphabet("abc "), 2.0)
+    raw = Recognizer(model, "fp32").read(LINES[1]).confidence
+    model.calibration = {"greedy": [0.5, 1.7], "beam": [-3.0, 1.0]}
+    found = Recognizer(model, "fp32").read(LINES[1]).confidence
+    assert found == pytest.approx(calibrated(raw, 0.5, 1.7)) and found != pytest.approx(raw)
+    readings = [Reading("aaa", 0.0, 0.9, ()), Reading("b", 0.0, 0.5, ()), Reading("", 0.0, 1.0, ())]
+    assert mean_confidence(readings) == pytest.approx(0.8) and mean_confidence(readings[2:]) is None
+
+
+def test_what_the_network_learns_later_has_no_effect_on_a_recognizer():
+    recognizer = Recognizer(untrained(Alphabet("abc "), 2.0), "fp32")
+    before = recognizer.read(LINES[0])
+    with torch.no_grad():
+        for weights in recognizer.model.parameters():
+            weights.neg_()
+    assert recognizer.read(LINES[0]) == before
 
 
 def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
     recognizer.model.save_pretrained(tmp_path)
     loaded = Recognizer.from_pretrained(tmp_path, "fp32", "beam")
-    assert loaded.model.width_divisor == 2.0 and not loaded.model.training
-    assert loaded.decoder.name == "beam" and Recognizer.from_pretrained(tmp_path, "fp32").decoder is greedy
-    with pytest.raises((ValueError, OSError), match="nowhere"):
-        Recognizer.from_pretrained(tmp_path / "nowhere")
+    assert (loaded.model.width_divisor, loaded.decoder.name) == (2.0, "beam")
 
 
 def test_a_page_is_read_from_top_to_bottom_with_places_what_is_a_line_is_one_and_kind_decides_otherwise(recognizer):
@@ -151,3 +165,11 @@ def test_a_page_is_turned_until_it_can_be_read(reader):
         assert cer([r.text for r in expected], [r.text for r in readings]) < 0.02
         for reading, there in zip(readings, expected, strict=True):
             assert turn_back(reading.box, given.shape, 360 - rotation) == pytest.approx(there.box, abs=4)
+
+
+def test_a_dithered_or_peppered_page_reads_as_the_clean_one(reader):
+    sheet, language = load_page(SAMPLE / "page.png")[:220], Recognizer(reader.model, "fp32", "language")
+    pepper = np.where(np.random.default_rng(0).random(sheet.shape) < 0.005, 0, sheet).astype(np.uint8)
+    dithered = Image.fromarray(sheet).convert("1")
+    clean, *others = ("\n".join(r.text for r in language.read_page(image)) for image in (sheet, pepper, dithered))
+    assert clean.count("\n") == 1 and all(cer([clean], [other]) < 0.08 for other in others)

@@ -86,3 +86,9 @@ def test_a_model_that_cannot_be_had_is_named(folder):
     for source in (folder, folder / "nowhere"):
         with pytest.raises(ValueError, match=rf"{source} cannot be had: .*HWR_RERANKER"):
             CausalModel(source)
+
+
+def test_a_model_in_a_folder_that_the_environment_names_serves_reading(folder, monkeypatch, capsys):
+    monkeypatch.setenv("HWR_RERANKER", str(folder))
+    assert main(["read", "--decoder", "reranked", "--precision", "fp32"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
