@@ -18,12 +18,12 @@ MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
 MOST_BYTES = 500_000_000  # of a file
 PEPPERED, DITHERED = 0.003, 0.02  # share of lone black pixels; the IAM lines have at most 0.0005
 NEAR = np.ones((3, 3), np.uint8)
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
+IMAGE_KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
 with contextlib.suppress(ImportError):  # HEIC, what iPhones save
     import pillow_heif
 
     pillow_heif.register_heif_opener()
-    FORMATS += ("HEIF",)
+    IMAGE_KINDS += ("HEIF",)
 
 
 class ImageError(ValueError):
@@ -71,7 +71,7 @@ def load_pages(image, name: str | None = None) -> Iterator[np.ndarray]:
         image = read_file(Path(image))
     try:
         if isinstance(image, bytes | bytearray):
-            image = Image.open(io.BytesIO(image), formats=FORMATS)
+            image = Image.open(io.BytesIO(image), formats=IMAGE_KINDS)
             image.draft("L", image.size)  # of a JPEG, the grey alone is decoded: a third of the memory
         is_tiff = getattr(image, "format", None) == "TIFF"
         for number, page in enumerate(ImageSequence.Iterator(image) if is_tiff else [image], start=1):
@@ -99,7 +99,7 @@ def read_file(path: Path) -> bytes:
 def resolution(image: bytes | Image.Image) -> tuple[float, float] | None:
     """Dots an inch, across and down, that an image file gives; None where it gives none that can be."""
     with contextlib.suppress(Exception):  # of a broken file, :func:`load_page` says what is wrong
-        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image), formats=FORMATS)
+        opened = image if isinstance(image, Image.Image) else Image.open(io.BytesIO(image), formats=IMAGE_KINDS)
         x, y = map(float, opened.info["dpi"])
         if 1 < min(x, y) <= max(x, y) < 10_000:
             return x, y

@@ -33,7 +33,7 @@ MARGIN = 16  # px of paper put after a line: in training most ended so, and the 
 # Frames a character: a line with fewer reads badly, is widened to so many, at most to so many times its width.
 DENSE, WIDENED, WIDEST = 3.4, 4.2, 2.0
 SURE = 0.8  # certainty: a page less sure may lie upside down
-SAMPLE, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
+TRIED, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
 
 
 def log_odds(share: float | np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ class Recognizer:
         states = self._iter_lines(found[turn], name, turn)
         for state in states:
             yield state
-            if len(state.readings) >= min(SAMPLE, len(state.lines)):
+            if len(state.readings) >= min(TRIED, len(state.lines)):
                 break
         if not known and turn == 0 and state.lines and certainty(state.readings) < SURE:
             turned = [line._replace(image=np.rot90(line.image, 2)) for line in found[0]]
@@ -159,7 +159,7 @@ class Recognizer:
 
     def _certainty(self, lines: list[PageLine], name: str) -> float:
         """How surely the longest lines of a page read, 0 to 1."""
-        longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:SAMPLE]
+        longest = sorted(lines, key=lambda line: -line.image.shape[1] / len(line.image))[:TRIED]
         pixels = [self._prepare(line.image, name=name) for line in longest]
         read = [greedy(*self.log_probabilities([px]), self.model.alphabet)[0] for px in pixels]
         return certainty(read) if any(reading.text for reading in read) else 0.0

@@ -19,7 +19,7 @@ from hwrlib.language import CharNgram
 
 TUNED = 0.8, 0.5, 1.0  # on every third of 467 IAM validation lines
 MODEL = "HuggingFaceTB/SmolLM2-135M"  # Allal et al., 2025
-TEXTS, ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
+TEXTS, LINES_ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
 
 
 def undo_spacing(text: str) -> str:
@@ -95,7 +95,7 @@ class Reranker(PrefixBeam):
         """The first texts of one line, best first; the model sees the last three lines above it on a page."""
         above = [] if self.above is None else [*self.above, *(reading.text for reading in readings)]
         texts = [undo_spacing(candidate.text) for candidate in candidates]
-        chances = self.model.log_probabilities(texts, " ".join(map(undo_spacing, above[-ABOVE:])))
+        chances = self.model.log_probabilities(texts, " ".join(map(undo_spacing, above[-LINES_ABOVE:])))
         words = [len(text.split()) for text in texts]
         _, image, ngram = zip(*candidates, strict=True)
         scores = np.add(image, np.dot(self.weights, [ngram, chances, words]))

@@ -20,7 +20,7 @@ from hwrlib.images import load_page
 from hwrlib.page.lines import NO_WRITING, PageLine
 from hwrlib.recognizer import PageReading, Picture, Recognizer, mean_confidence
 
-SAMPLES = {"line": SAMPLE / "line.png", "page": SAMPLE / "page.png"}
+PICTURES = {"line": SAMPLE / "line.png", "page": SAMPLE / "page.png"}
 LOADING = "Loading the network … The pad can be used already."
 READY = "Write on the pad, or give a picture of a line or a page."
 EMPTY = {"picture": b"", "size": [0, 0], "boxes": [], "lines": [], "mode": "lines", "busy": False, "error": ""}
@@ -59,7 +59,7 @@ class ReadingApp(ipywidgets.VBox):
         self._answers = {
             "picture": lambda message, data: self.show(bytes(data[0]), sendable(message["name"])),
             "refused": lambda message, _: self._count(error=sendable(f"{message['name']}: {message['why']}")),
-            "sample": lambda message, _: self.show(SAMPLES[message["of"]], f"the sample {message['of']} (synthetic)"),
+            "sample": lambda message, _: self.show(PICTURES[message["of"]], f"the sample {message['of']} (synthetic)"),
             "again": lambda message, _: self._read_again(message["as"], message.get("turn", 0)),
             "pad": lambda *_: self._on_strokes(),
             "stop": lambda *_: self._cancel.set(),

@@ -17,7 +17,7 @@ from hwrlib.recognizer import PageReading
 from hwrlib.strokes import render_strokes
 
 HERE = Path(__file__).parent
-WIDEST = 1000  # pixels of a page as shown
+SHOWN_WIDTH = 1000  # pixels of a page as shown
 TYPICAL = SimpleNamespace(  # in place of a random generator: every draw is the middle of its range
     uniform=lambda low, high, size=None: (low + high) / 2 if size is None else np.full(size, (low + high) / 2),
     standard_normal=np.zeros,
@@ -91,7 +91,7 @@ def shown_picture(name: str, page: np.ndarray | None, state: PageReading, width_
         image = Image.fromarray(np.rot90(page, -state.rotation // 90))
         mode, size = "page", [*image.size]
         boxes = [list(turn_back(line.box, page.shape, -state.rotation % 360)) for line in state.lines]
-        image.thumbnail((WIDEST, 4 * WIDEST))
+        image.thumbnail((SHOWN_WIDTH, 4 * SHOWN_WIDTH))
         image.save(file, "JPEG", quality=65, optimize=True)
     return {"mode": mode, "picture": file.getvalue(), "boxes": boxes, "size": size}
 

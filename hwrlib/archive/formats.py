@@ -21,8 +21,8 @@ from hwrlib.files import write_whole
 from hwrlib.page.lines import Box, bounding_box, turn_back
 
 SWITCHES = dict.fromkeys(("autoescape", "trim_blocks", "lstrip_blocks", "keep_trailing_newline"), True)
-BESIDE = jinja2.FileSystemLoader(Path(__file__).parent)
-TEMPLATES = jinja2.Environment(loader=BESIDE, undefined=jinja2.StrictUndefined, **SWITCHES)
+LOADER = jinja2.FileSystemLoader(Path(__file__).parent)
+TEMPLATES = jinja2.Environment(loader=LOADER, undefined=jinja2.StrictUndefined, **SWITCHES)
 NOT_IN_XML = r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # which a file's name can hold
 NEEDLESS_SPACE = r" +(?=[.,;:!?)\]])|(?<=[(\[]) +"
 GAP = 0.25  # of the size of the font: the least space between two words of a PDF

@@ -20,7 +20,7 @@ from hwrlib.files import DataError, complain
 from hwrlib.images import ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
-LONGEST_SIDE = 10_000  # px, of a page that is drawn finer: A3 at 600 dpi
+DRAWN_SIDE = 10_000  # px, of a page that is drawn finer: A3 at 600 dpi
 CAMERA_DPI = 73  # of a picture: cameras write 72 where they know none
 ENDINGS = {".pdf", ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 ENDINGS |= {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") else set()
@@ -186,5 +186,5 @@ def _dots_an_inch(page, name: str) -> float:
     for dpi, area in sorted(pictures, reverse=True):
         filled += area
         if filled >= 0.1 * width * height:
-            return max(DPI, min(dpi, 72 * LONGEST_SIDE / max(width, height)))
+            return max(DPI, min(dpi, 72 * DRAWN_SIDE / max(width, height)))
     return DPI

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwrlib.page.maps import Maps, map_lines
 
-FAINT, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
+MARKED, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of the best of each column on the average
 FINEST, SCALES = 1152, (768, 448, 256, 160, 96)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
 BARE = 8  # x-heights of bare paper that no line bridges
@@ -91,7 +91,7 @@ def weighted_median(values: list[float], weights: list[float]) -> float:
 
 def trace(maps: Maps) -> list[Baseline]:
     """The baselines that the maps show, each in one piece, in pixels of the page."""
-    marked = ((maps.baseline > FAINT) & (maps.end < 0.5 + 0.5 * maps.baseline)).astype(np.uint8)
+    marked = ((maps.baseline > MARKED) & (maps.end < 0.5 + 0.5 * maps.baseline)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(marked)
     pieces = []
     for k, (left, top, width, height, _) in enumerate(stats[1:], 1):

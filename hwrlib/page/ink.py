@@ -13,7 +13,7 @@ from hwrlib.page.baselines import Baseline, weighted_median
 
 FAINT = 12  # grey levels under the paper: less is no ink, as in images.stretch
 X_HEIGHT = 40  # px of the reduced scale at most
-PAPER = 41  # px of the reduced scale: wider than any stroke
+WINDOW = 41  # px of the reduced scale: wider than any stroke
 ABOVE, BELOW, BEYOND = 3.2, 2.6, 4  # x-heights around a baseline within which its ink is
 HIGHEST, LOWEST = 5, 4  # how far a stroke that touches its small letters may reach: a large capital, a long loop
 SQUARE = np.ones((3, 3), np.uint8)
@@ -112,7 +112,7 @@ def is_negative(level: np.ndarray, lines: list[Baseline]) -> bool:
 def contrast_to_paper(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How much darker than its paper each pixel is (255 = black), but for specks, and the paper's own brightness."""
     smooth = cv2.medianBlur(grey, 3)
-    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((PAPER, PAPER), np.uint8))
+    paper = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, np.ones((WINDOW, WINDOW), np.uint8))
     return weber_contrast(smooth, paper), paper
 
 

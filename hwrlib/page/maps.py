@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from hwrlib import WEIGHTS
 
 CLOSE = 256  # px of the longest side: a word on so small a copy may fill the picture
-STRIDE = 2  # a map has half the sides of what the network sees
+REDUCTION = 2  # a map has half the sides of what the network sees
 CHANNELS = 16, 24, 40, 64, 96
 
 
@@ -34,7 +34,7 @@ class LineMapper(nn.Module):
     def __init__(self):
         super().__init__()
         pairs = list(itertools.pairwise(CHANNELS))
-        self.down = nn.ModuleList([_block(1, CHANNELS[0], STRIDE), *(_block(*pair) for pair in pairs)])
+        self.down = nn.ModuleList([_block(1, CHANNELS[0], REDUCTION), *(_block(*pair) for pair in pairs)])
         self.up = nn.ModuleList(_block(beside + below, beside) for beside, below in pairs)
         self.head = nn.Conv2d(CHANNELS[0], 3, 1)
 
@@ -72,12 +72,12 @@ def map_lines(page: np.ndarray, longest: int) -> Maps:
     scale = min(1.6, longest / max(page.shape))
     height, width = (max(1, round(side * scale)) for side in page.shape)
     small = cv2.resize(page, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    paper = longest // 8 * STRIDE if longest <= CLOSE else 0  # around a word that fills its picture
+    paper = longest // 8 * REDUCTION if longest <= CLOSE else 0  # around a word that fills its picture
     grey = np.pad(small, paper, constant_values=int(np.median(small))).astype(np.float32)
     around = max(grey.shape) // 8 | 1
     grey = (grey - cv2.blur(grey, (around, around))) / 48
     padded = np.pad(grey, [(0, -side % 32) for side in grey.shape], mode="edge")
     logits = embedded_mapper()(torch.from_numpy(padded)[None, None])[0]
-    rows, columns = (slice(paper // STRIDE, -(-(paper + side) // STRIDE)) for side in (height, width))
+    rows, columns = (slice(paper // REDUCTION, -(-(paper + side) // REDUCTION)) for side in (height, width))
     maps = logits[:, rows, columns].sigmoid().numpy()
-    return Maps(*maps, scale / STRIDE)
+    return Maps(*maps, scale / REDUCTION)

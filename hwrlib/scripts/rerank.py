@@ -15,7 +15,7 @@ from hwrlib.ctc import greedy
 from hwrlib.data import load_lines
 from hwrlib.language import CharNgram
 from hwrlib.recognizer import Recognizer
-from hwrlib.rerank import ABOVE, MODEL, TEXTS, TUNED, CausalModel, undo_spacing
+from hwrlib.rerank import LINES_ABOVE, MODEL, TEXTS, TUNED, CausalModel, undo_spacing
 
 WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
 GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1.05, 0.1), np.arange(-1, 3.1, 0.5))))
@@ -32,10 +32,10 @@ def collect(rows, source: str, begin: int) -> Iterator[dict]:
 
     find.name = "greedy"
     reader = Recognizer.from_pretrained(decoder=find)
-    for number in range(max(begin - ABOVE, 0), len(rows)):
+    for number in range(max(begin - LINES_ABOVE, 0), len(rows)):
         row = rows[number]
         first, form = reader.read(row["image"]).text, row.get("line_id", str(number)).rsplit("-", 1)[0]
-        before = " ".join(text for other, text in above[-ABOVE:] if other == form)
+        before = " ".join(text for other, text in above[-LINES_ABOVE:] if other == form)
         above.append((form, undo_spacing(found[WIDTHS[-1]][0].text)))  # as the beam reads it
         if number >= begin:
             texts = list(dict.fromkeys(candidate.text for some in found.values() for candidate in some))

@@ -32,7 +32,7 @@ FONTS = {  # npm packages by hand; "train" hands also write two thirds of the ot
 }
 PAGE_FONT = "nothing-you-could-do"
 EM, BASELINE = 88, 211  # pixels per em while drawing, and the row of the drawing on which the words stand
-LONGEST = 64  # characters a line, about
+LINE_LENGTH = 64  # characters a line, about
 # Habits of a hand, as factors of the drawing: gap between words, slant, pen width, size and stretch.
 PAGE_WRITER = {"gap": 1.2, "slant": 0.08, "pen": 0.035, "size": 0.36, "stretch": 1.0}
 HABITS = {"gap": (0.9, 1.6), "pen": (0.02, 0.05), "size": (0.7, 1.05), "stretch": (0.92, 1.12)}  # of any other
@@ -47,7 +47,7 @@ def read_sentences() -> dict[str, list[str]]:
 def wrap(text: str, length: float) -> list[str]:
     """Break a text into lines of about ``length`` characters, evenly, as a writer fills a page."""
     lines, done = [[]], 0
-    target = len(text) / max(round(len(text) / length), math.ceil(len(text) / LONGEST))
+    target = len(text) / max(round(len(text) / length), math.ceil(len(text) / LINE_LENGTH))
     for word in text.split(" "):
         if done + len(word) / 2 > target * len(lines) and lines[0]:
             lines.append([])

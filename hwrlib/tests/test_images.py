@@ -124,7 +124,7 @@ def test_heif_is_read_where_its_package_is_installed(monkeypatch):
     registered = []
     package = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
     monkeypatch.setitem(sys.modules, "pillow_heif", package)
-    assert runpy.run_path(images.__file__)["FORMATS"][-1] == "HEIF" and registered
+    assert runpy.run_path(images.__file__)["IMAGE_KINDS"][-1] == "HEIF" and registered
 
 
 def test_uneven_light_vanishes_weak_contrast_is_stretched_and_blank_paper_stays_blank():
