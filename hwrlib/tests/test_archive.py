@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import itertools
 import os
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pypdfium2
 import pytest
 from fpdf import FPDF
 from PIL import Image
@@ -222,6 +224,9 @@ def test_the_pages_of_a_pdf_are_drawn_at_200_dpi_or_as_fine_as_their_picture_wit
 def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
     (error,) = iter_pages(pdf((72, 72))[:200], "cut.pdf")
     assert re.match(r"cut\.pdf cannot be opened", str(error.pixels))
+    pypdfium2.PdfDocument.new().save(none := io.BytesIO())
+    (error,) = iter_pages(none.getvalue(), "none.pdf")  # a PDF without pages
+    assert re.match(r"none\.pdf cannot be opened", str(error.pixels))
     fine, huge = iter_pages(pdf((72, 72), (14_000, 14_000)), "huge.pdf")
     assert fine.pixels.shape == (200, 200) and re.match(r"huge\.pdf, page 2, .*38889 x 38889", str(huge.pixels))
     bomb = pdf((72, 72), picture=Image.new("L", (10, 10))).replace(b"/Width 10", b"/Width 90000")
