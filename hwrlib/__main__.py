@@ -108,8 +108,7 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    weights = Path(options.weights)  # a worker of a cluster may stand in another folder
-    given = {} if weights == WEIGHTS else {"weights": str(weights.resolve() if weights.exists() else weights)}
+    given = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
     make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **given)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
@@ -195,6 +194,11 @@ def evaluate(options: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _weights(given: str) -> str:
+    """A folder by its absolute path, since workers and the app's kernels may stand in another; a name as it is."""
+    return os.path.abspath(given) if os.path.exists(given) else given
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hwrlib", description=__doc__)
     commands = parser.add_subparsers(required=True, dest="command")
@@ -236,11 +240,11 @@ def _parser() -> argparse.ArgumentParser:
     five("source", help="a folder of images and PDF files or of a data set (parquet), one such file, or a .txt list")
     five("output", type=Path, help="folder of the result: parquet files with a row for each page that was read")
     five("--format", action="append", choices=FORMATS, default=[], help="also write this format; may be repeated")
-    five("--workers", type=int, metavar="N", help="processes that read (default: for each GPU or CPU one; 0: no Ray)")
+    five("--workers", type=int, metavar="N", help="processes that read (default: one per GPU, else per CPU; 0: no Ray)")
     five("--address", help='address of a Ray cluster, or "auto" (default: this machine alone)')
     six("output", type=Path, metavar="MODEL.onnx")
     for command in (one, three, four, five, six):
-        command("--weights", default=WEIGHTS, help="a folder or a name on the Hub (default: the embedded)")
+        command("--weights", type=_weights, default=WEIGHTS, help="a folder, or a name on the Hub (default: embedded)")
     for command, decoder in ((one, "language"), (three, "greedy"), (five, "language")):
         help = "reranked: a language model of transformers (variable HWR_RERANKER) chooses; default: %(default)s"
         command("--decoder", choices=["greedy", "beam", "language", "reranked"], default=decoder, help=help)

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 
 from hwrlib.batches import PreparedLine
 from hwrlib.files import write_whole
+from hwrlib.model import refuse_bomb
 
 # Ctrl-C and Jupyter's stop button; Colab and SLURM; a closed terminal, which Windows does not tell.
 SIGNALS = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
@@ -75,6 +77,8 @@ def load_state(accelerator: Accelerator, folder: Path, made_of: dict) -> dict:
         rest = json.loads((state / "rest.json").read_text())
         others = {name: rest["made_of"].get(name) for name in made_of if rest["made_of"].get(name) != made_of[name]}
         if not others:
+            for file in filter(zipfile.is_zipfile, state.iterdir()):
+                refuse_bomb(file)
             file = state / "scaler.pt"
             if scaler and not (file.exists() and torch.load(file, weights_only=True)):  # begun without float16
                 torch.save(scaler.state_dict(), file)

@@ -16,6 +16,7 @@ LONGEST = 100  # times the height: no handwritten line comes near it
 LONGEST_SIDE = 32_766  # px: OpenCV's remap takes no more
 MOST_PIXELS = 100_000_000  # a sheet of A3 at 600 dpi has 70 million
 MOST_BYTES = 500_000_000  # of a file
+MOST_PAGES = 1000  # of a TIFF or a PDF: 300 bytes can promise a million
 PEPPERED, DITHERED = 0.003, 0.02  # share of lone black pixels; the IAM lines have at most 0.0005
 NEAR = np.ones((3, 3), np.uint8)
 IMAGE_KINDS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP")  # no other decoder sees a file: that of EPS would run it
@@ -75,6 +76,8 @@ def load_pages(image, name: str | None = None) -> Iterator[np.ndarray]:
             image.draft("L", image.size)  # of a JPEG, the grey alone is decoded: a third of the memory
         is_tiff = getattr(image, "format", None) == "TIFF"
         for number, page in enumerate(ImageSequence.Iterator(image) if is_tiff else [image], start=1):
+            if number > MOST_PAGES:
+                raise ImageError(f"{name} has more than {MOST_PAGES:,} pages; cut it up")
             if number == 1 or not page.tag_v2.get(254, 0) & 5:  # NewSubfileType: 1: a small copy of a page, 4: a mask
                 yield _grey(page, called)
             called = f"{name}, page {number + 1}"

@@ -28,10 +28,10 @@ def app(options: argparse.Namespace) -> int:
                 raise HTTPError(503, reason=f"All {options.visitors} places are taken. Please come back in a while.")
             _ = handler.xsrf_token  # sets a cookie; without it a page that is left could not end its kernel
 
-    paths, weights = os.environ.get("PYTHONPATH", "").split(os.pathsep), Path(options.weights)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parents[1]), *filter(None, paths)])
     os.environ["HWR_LINES"] = str(options.lines.resolve())
-    os.environ["HWR_WEIGHTS"] = str(weights.resolve() if weights.exists() else weights)
+    os.environ["HWR_WEIGHTS"] = str(options.weights)
     arguments = [str(HERE / "app.ipynb"), f"--port={options.port}", f"--Voila.ip={options.host}"]
     culling = {"idle_timeout": 3600, "interval": 300, "connected": True}  # a forgotten page keeps no place
     arguments += [f"--MappingKernelManager.cull_{name}={value}" for name, value in culling.items()]

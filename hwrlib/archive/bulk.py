@@ -31,8 +31,8 @@ ATTEMPTS = 3  # a page that workers have died of so often is broken
 TEXT, SHARE = pa.string(), pa.float32()
 WORD = pa.struct({"text": TEXT, "confidence": SHARE, "box": pa.list_(pa.int32())})
 LINE = pa.struct([*WORD, ("rotation", pa.int16()), ("words", pa.list_(WORD))])
-SCHEMA = {"path": TEXT, "sha256": TEXT, "text": TEXT, "confidence": SHARE, "lines": pa.list_(LINE)}
-SCHEMA = pa.schema(SCHEMA | {"model": TEXT, "seconds": SHARE, "error": TEXT, "worker": TEXT})
+FIELDS = {"path": TEXT, "sha256": TEXT, "text": TEXT, "confidence": SHARE, "lines": pa.list_(LINE)}
+SCHEMA = pa.schema(FIELDS | {"model": TEXT, "seconds": SHARE, "error": TEXT, "worker": TEXT})
 
 
 def read_archive(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hwrlib.archive import FORMATS
 from hwrlib.ctc import Reading
 from hwrlib.files import DataError, complain
-from hwrlib.images import ImageError, check_size, load_pages, read_file, resolution
+from hwrlib.images import MOST_PAGES, ImageError, check_size, load_pages, read_file, resolution
 
 DPI = 200  # dots an inch at which the pages of a PDF are drawn, unless a picture in them is finer
 DRAWN_SIDE = 10_000  # px, of a page that is drawn finer: A3 at 600 dpi
@@ -30,7 +30,7 @@ OWN_ENDING = re.compile(rf"(-\d+)?({'|'.join(map(re.escape, FORMATS.values()))})
 class Item(NamedTuple):
     """A file of one page or of many, or one row group of a data set: what a worker takes at a time."""
 
-    name: str  # what its pages are called: the file's path from the source on, or the whole one of a file in a list
+    name: str  # what its pages are called: the file's path from the source on; of a file in a list, its absolute path
     path: str
     row_group: int | None = None  # of a parquet file with an image column
 
@@ -161,6 +161,8 @@ def _pdf_pages(data: bytes, name: str) -> Iterator[tuple[np.ndarray | Exception,
         count = len(document)
     except pypdfium2.PdfiumError as error:
         raise ImageError(f"{name} cannot be opened ({error}): it is damaged, or save it without a password") from error
+    if not 0 < count <= MOST_PAGES:
+        raise ImageError(f"{name} has {count:,} pages; cut it up into files of 1 to {MOST_PAGES:,}")
     for number in range(count):
         called = f"{name}, page {number + 1},"
         try:

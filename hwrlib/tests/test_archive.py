@@ -229,6 +229,8 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_drawn():
     assert re.match(r"none\.pdf cannot be opened", str(error.pixels))
     fine, huge = iter_pages(pdf((72, 72), (14_000, 14_000)), "huge.pdf")
     assert fine.pixels.shape == (200, 200) and re.match(r"huge\.pdf, page 2, .*38889 x 38889", str(huge.pixels))
+    (many,) = iter_pages(pdf(*[(72, 72)] * 1001), "many.pdf")
+    assert "1,001 pages" in str(many.pixels)
     bomb = pdf((72, 72), picture=Image.new("L", (10, 10))).replace(b"/Width 10", b"/Width 90000")
     (error,) = iter_pages(bomb.replace(b"/Height 10", b"/Height 90000"), "bomb.pdf")
     assert re.match(r"bomb\.pdf, page 1, .*90000 x 90000", str(error.pixels)), error

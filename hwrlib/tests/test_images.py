@@ -233,6 +233,8 @@ def test_every_page_of_a_tiff_is_read_a_broken_one_named_and_further_frames_are_
     small.encoderinfo = {"tiffinfo": {254: 1}}
     data = encoded(Image.new("L", (60, 40), 10), "TIFF", save_all=True, append_images=[small])
     assert [page.shape for page in load_pages(data)] == [load_page(data).shape] == [(40, 60)]
+    monkeypatch.setattr(images, "MOST_PAGES", 2)
+    refused(load_pages(three_pages()), "more than 2 pages", list)
     frames = [Image.new("L", (60, 40), level).convert("RGB") for level in (0, 255)]
     for kind in ("GIF", "WEBP", "PNG", "MPO"):
         data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])

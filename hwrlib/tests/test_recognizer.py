@@ -102,6 +102,7 @@ def test_it_is_made_from_a_folder_and_a_decoders_name(recognizer, tmp_path):
     recognizer.model.save_pretrained(tmp_path)
     loaded = Recognizer.from_pretrained(tmp_path, "fp32", "beam")
     assert (loaded.model.width_divisor, loaded.decoder.name) == (2.0, "beam")
+    assert Recognizer.from_pretrained(tmp_path, "fp32").decoder is greedy and not loaded.model.training
 
 
 def test_a_page_is_read_from_top_to_bottom_with_places_what_is_a_line_is_one_and_kind_decides_otherwise(recognizer):
