@@ -174,14 +174,18 @@ def merge(pieces: list[Baseline]) -> Baseline:
 def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
     """From top to bottom, one column after the other.
 
-    A line comes before another where it is above it and they share columns, or where it is wholly to the left and
-    nothing that spans both lies between them.
+    A line comes before another where it is above it and they share columns, or where it is wholly to the left, in a
+    column beside the other's, and nothing that spans both lies between them. Columns are beside each other where lines
+    of both share a row: a short line over an indented one is in the same column.
     """
     lines = sorted(lines, key=lambda line: np.median(line.ys))
-    left, right, middle = np.array([(line.xs[0], line.xs[-1], np.median(line.ys)) for line in lines]).reshape(-1, 3).T
+    places = [(line.xs[0], line.xs[-1], np.median(line.ys), line.x_height) for line in lines]
+    left, right, middle, size = np.array(places).reshape(-1, 4).T
     share = np.minimum.outer(right, right) > np.maximum.outer(left, left)
+    to_left = np.less_equal.outer(right, left)
+    same_row = to_left & (np.abs(np.subtract.outer(middle, middle)) < 0.75 * np.add.outer(size, size))
     before = np.triu(share, 1)
-    for a, b in np.argwhere(np.less_equal.outer(right, left)):
+    for a, b in np.argwhere(to_left & (same_row @ share | share @ same_row)):
         low, high = sorted((middle[a], middle[b]))
         before[a, b] = not (share[a] & share[b] & (low < middle) & (middle < high)).any()
     rest, ordered = list(range(len(lines))), []
