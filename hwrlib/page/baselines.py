@@ -185,7 +185,7 @@ def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
     to_left = np.less_equal.outer(right, left)
     same_row = to_left & (np.abs(np.subtract.outer(middle, middle)) < 0.75 * np.add.outer(size, size))
     before = np.triu(share, 1)
-    for a, b in np.argwhere(to_left & (same_row @ share | share @ same_row)):
+    for a, b in np.argwhere(to_left & (share @ same_row @ share)):
         low, high = sorted((middle[a], middle[b]))
         before[a, b] = not (share[a] & share[b] & (low < middle) & (middle < high)).any()
     rest, ordered = list(range(len(lines))), []

@@ -148,6 +148,14 @@ def test_height_is_128_and_the_proportions_are_kept():
         assert prepare(noise, width_divisor=2.0).shape == (1, 128, max(8, round(width * 128 / height / 2)))
 
 
+def test_no_thin_stroke_vanishes_where_a_line_is_made_higher_and_narrower():
+    for height in (56, 72, 100, 120):
+        page = np.full((height, 1100), 255, np.uint8)
+        page[:, 5::11] = 0  # 100 strokes, one pixel wide
+        ink = prepare_pixels(page, width_divisor=2.5)[64] < 160
+        assert np.count_nonzero(np.diff(ink.astype(int), prepend=0) == 1) == 100
+
+
 def test_what_is_no_line_is_refused_with_the_reason_and_its_name(tmp_path):
     bad = [(b"", "empty"), (b"no image at all", "no image"), (None, "NoneType"), ([[1, 2], [3, 4]], "list")]
     bad += [(torch.ones(1, 9, 20), "Tensor is"), (np.zeros(10), "ndarray is"), (np.zeros((4, 10, 5)), "no image")]
