@@ -27,6 +27,7 @@ async function shrunk(file) {
     canvas.width = Math.max(1, Math.round(width * Math.min(1, scale)));
     canvas.height = Math.max(1, Math.round(height * Math.min(1, scale)));
     const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high"; // the default may leave out pixels, and thin strokes with them
     context.fillStyle = "#fff";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
