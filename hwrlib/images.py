@@ -188,11 +188,9 @@ def resize(grey: np.ndarray, width_divisor: float = 1.0, name: str = "the image"
         shape = "taller than wide, a page or turned" if rows > columns else f"over {LONGEST} times as long as high"
         raise ImageError(f"{name} is {columns} x {rows}: {shape}; cut out one line, turn it, or read it as a page")
     width = max(8, round(columns * HEIGHT / rows / width_divisor))  # 8 px give the network its one frame
-    grey = grey.astype(np.float32)
-    # One side after the other: where only one shrinks, INTER_AREA leaves out pixels of it.
-    for size, shrinks in (((width, rows), width < columns), ((width, HEIGHT), rows > HEIGHT)):
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return grey.clip(0, 255)
+    # What shrinks does so first: INTER_AREA leaves out pixels where the other side grows.
+    shrunk = cv2.resize(grey.astype(np.float32), (min(columns, width), min(rows, HEIGHT)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, (width, HEIGHT), interpolation=cv2.INTER_CUBIC).clip(0, 255)
 
 
 def turn_dark_on_light(grey: np.ndarray) -> np.ndarray:
