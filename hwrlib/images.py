@@ -188,7 +188,7 @@ def resize(grey: np.ndarray, width_divisor: float = 1.0, name: str = "the image"
         shape = "taller than wide, a page or turned" if rows > columns else f"over {LONGEST} times as long as high"
         raise ImageError(f"{name} is {columns} x {rows}: {shape}; cut out one line, turn it, or read it as a page")
     width = max(8, round(columns * HEIGHT / rows / width_divisor))  # 8 px give the network its one frame
-    # What shrinks does so first: INTER_AREA leaves out pixels where the other side grows.
+    # First the side that shrinks, if one does: INTER_AREA leaves out pixels where the other side grows.
     shrunk = cv2.resize(grey.astype(np.float32), (min(columns, width), min(rows, HEIGHT)), interpolation=cv2.INTER_AREA)
     return cv2.resize(shrunk, (width, HEIGHT), interpolation=cv2.INTER_CUBIC).clip(0, 255)
 

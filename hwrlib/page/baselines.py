@@ -176,7 +176,7 @@ def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
 
     A line comes before another where it is above it and they share columns, or where it is wholly to the left, in a
     column beside the other's, and nothing that spans both lies between them. Columns are beside each other where lines
-    of both share a row: a short line over an indented one is in the same column.
+    of both share a row: a short line under an indented one is in the same column.
     """
     lines = sorted(lines, key=lambda line: np.median(line.ys))
     places = [(line.xs[0], line.xs[-1], np.median(line.ys), line.x_height) for line in lines]

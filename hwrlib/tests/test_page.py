@@ -130,7 +130,7 @@ def test_columns_and_the_pages_of_a_book_are_read_one_after_the_other_and_two_li
     assert strip.shape[1] > 5 * strip.shape[0] and len(find_lines(strip)) == 2
 
 
-def test_a_short_line_over_an_indented_one_is_read_after_what_is_above_it():
+def test_a_short_line_under_an_indented_one_is_read_after_it():
     letter = {(300, 80): "of the United States", (40, 160): "Sir :", (220, 240): "The undersigned", (40, 320): "says"}
     tops = [line.box[1] for line in find_lines(written(letter, width=800))]
     assert len(tops) == 4 and tops == sorted(tops)
