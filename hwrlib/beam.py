@@ -4,6 +4,7 @@ import functools
 import heapq
 import math
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hwrlib.alphabet import Alphabet
-from hwrlib.ctc import Character, Reading, forced_align, greedy, path_confidence, to_array
+from hwrlib.ctc import Character, Reading, forced_align, greedy, path_confidence, text_log_probabilities, to_array
 from hwrlib.language import BOUNDARY, CharNgram
 
 ALPHA, BETA = 0.6, 0.5  # tuned on every third of 467 IAM validation lines
+TEXTS, SHOWN = 16, 5  # texts to choose among; texts of a reading
+UNSURE = 1.0  # natural log: how near the second text of a line comes to the first where other views decide, too
+
+Views = Callable[[int], list[ArrayLike]]  # of the line of this number, log-probabilities (T, C) as it is seen otherwise
 
 
 class Fusion:
@@ -112,7 +117,7 @@ class PrefixBeam:
     width: int = 32  # prefixes kept from frame to frame, 1 or more
     alpha: float = ALPHA  # these two: see Fusion, whose weight is added to a text's log-probability
     beta: float = BETA
-    best: int = 5  # texts returned, 1 or more: the winner and its alternatives
+    best: int = TEXTS  # texts to choose among, 1 or more
     floor: float = -8.0  # natural log: what is this far below the best of a frame is given up; -inf: nothing is
 
     def __post_init__(self):
@@ -120,12 +125,20 @@ class PrefixBeam:
         self._fusion = functools.lru_cache(4)(lambda alphabet: Fusion(alphabet, self.language, self.alpha, self.beta))
 
     def __call__(
-        self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
+        self,
+        log_probs: ArrayLike,
+        lengths: ArrayLike,
+        alphabet: Alphabet,
+        firsts: list[Reading] | None = None,
+        views: Views | None = None,
     ) -> list[Reading]:
-        """Read lines, as :func:`hwrlib.ctc.greedy`; a ValueError where the language model lacks a character."""
-        found, readings = self.candidates(log_probs, lengths, alphabet, firsts), []
+        """Read lines, as :func:`hwrlib.ctc.greedy`; a ValueError where the language model lacks a character.
+
+        Where the first two texts of a line are close, its ``views`` decide, too: of each text the mean log-probability.
+        """
+        found, readings = self.candidates(log_probs, lengths, alphabet, firsts, views), []
         for line, length, candidates in zip(to_array(log_probs), lengths, found, strict=True):
-            (text, log_probability, _), *others = self.rank(candidates, readings)
+            (text, log_probability, _), *others = self.rank(candidates, readings)[:SHOWN]
             labels = alphabet.encode(text)
             path, spans = forced_align(line[:length], labels)
             characters = tuple(
@@ -142,16 +155,36 @@ class PrefixBeam:
         return candidates
 
     def candidates(
-        self, log_probs: ArrayLike, lengths: ArrayLike, alphabet: Alphabet, firsts: list[Reading] | None = None
+        self,
+        log_probs: ArrayLike,
+        lengths: ArrayLike,
+        alphabet: Alphabet,
+        firsts: list[Reading] | None = None,
+        views: Views | None = None,
     ) -> list[list[Candidate]]:
         """The best texts of each line, best first: n-best lists (Chow and Schwartz, 1989); arguments as of a call."""
         firsts, found = greedy(log_probs, lengths, alphabet, firsts), []
         fusion = self._fusion(alphabet) if self.language else None
         weight = fusion.log_weight if fusion else lambda text: 0.0
-        for line, length, first in zip(to_array(log_probs), lengths, firsts, strict=True):
+        for k, (line, length, first) in enumerate(zip(to_array(log_probs), lengths, firsts, strict=True)):
             scores = prefix_beam_search(line[:length], alphabet, self.width, self.floor, fusion)
             if self.width > 1:
                 scores[first.text] = max(scores.get(first.text, -math.inf), first.log_probability + weight(first.text))
             ranked = heapq.nlargest(self.best, scores.items(), key=lambda item: item[1])
-            found.append([Candidate(text, score - (own := weight(text)), own) for text, score in ranked])
+            texts = [Candidate(text, score - (own := weight(text)), own) for text, score in ranked]
+            if views and len(ranked) > 1 and ranked[0][1] - ranked[1][1] < UNSURE:
+                texts = seen_otherwise(texts, views(k), alphabet)
+            found.append(texts)
         return found
+
+
+def seen_otherwise(texts: list[Candidate], views: list[ArrayLike], alphabet: Alphabet) -> list[Candidate]:
+    """A line's texts, best first, with the means of their log-probabilities on the line and on other views of it.
+
+    Frames of two views do not match, so a text's probabilities are averaged, not a frame's. Test-time augmentation for
+    handwriting: Wigington et al., 2017.
+    """
+    labels = [alphabet.encode(text.text) for text in texts]
+    each = [[text.log_probability for text in texts], *(text_log_probabilities(view, labels) for view in views)]
+    means = [text._replace(log_probability=float(mean)) for text, mean in zip(texts, np.mean(each, 0), strict=True)]
+    return sorted(means, key=lambda text: -(text.log_probability + text.weight))

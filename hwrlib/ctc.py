@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch.nn import functional
 
 from hwrlib.alphabet import Alphabet
 
@@ -111,6 +112,23 @@ def greedy(
 
 
 greedy.name = "greedy"
+
+
+def text_log_probabilities(log_probs: ArrayLike, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Natural log-probability (N,) of each text of one line, all its paths added up: what CTC trains.
+
+    Arguments:
+        log_probs: (T, C) natural log-probabilities of one line, class 0 the blank.
+        texts: the labels of each text.
+
+    >>> text_log_probabilities(np.log([[0.6, 0.4], [0.6, 0.4]]), [[], [1], [1, 1]]).round(2).tolist()
+    [-1.02, -0.45, -inf]
+    """
+    line = torch.as_tensor(np.asarray(log_probs, np.float64))
+    every = line[:, None].expand(-1, len(texts), -1)
+    lengths = torch.tensor([len(labels) for labels in texts])
+    labels = torch.tensor([*itertools.chain(*texts)], dtype=torch.long)
+    return -functional.ctc_loss(every, labels, torch.full_like(lengths, len(line)), lengths, reduction="none").numpy()
 
 
 def forced_align(log_probs: ArrayLike, labels: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:

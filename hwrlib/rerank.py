@@ -19,7 +19,7 @@ from hwrlib.language import CharNgram
 
 TUNED = 0.8, 0.5, 1.0  # on every third of 467 IAM validation lines
 MODEL = "HuggingFaceTB/SmolLM2-135M"  # Allal et al., 2025
-TEXTS, LINES_ABOVE, SHOWN = 16, 3, 5  # texts to choose from; lines above; texts of a reading
+LINES_ABOVE = 3
 
 
 def undo_spacing(text: str) -> str:
@@ -81,7 +81,6 @@ class Reranker(PrefixBeam):
 
     language: CharNgram | None = field(default_factory=CharNgram.load)
     width: int = 64
-    best: int = TEXTS
     model: CausalModel = field(default_factory=lambda: CausalModel(os.environ.get("HWR_RERANKER", MODEL)))
     weights: tuple[float, float, float] = TUNED  # a, b and c
     above: Sequence[str] | None = None  # texts of the lines above; None where lines do not follow each other
@@ -99,4 +98,4 @@ class Reranker(PrefixBeam):
         words = [len(text.split()) for text in texts]
         _, image, ngram = zip(*candidates, strict=True)
         scores = np.add(image, np.dot(self.weights, [ngram, chances, words]))
-        return [candidates[k] for k in np.argsort(-scores, kind="stable")[:SHOWN]]
+        return [candidates[k] for k in np.argsort(-scores, kind="stable")]

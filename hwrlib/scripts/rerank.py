@@ -15,7 +15,7 @@ from hwrlib.ctc import greedy
 from hwrlib.data import load_lines
 from hwrlib.language import CharNgram
 from hwrlib.recognizer import Recognizer
-from hwrlib.rerank import LINES_ABOVE, MODEL, TEXTS, TUNED, CausalModel, undo_spacing
+from hwrlib.rerank import LINES_ABOVE, MODEL, TUNED, CausalModel, undo_spacing
 
 WIDTHS, CONTEXTS = (32, 64), ("alone", "above")
 GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1.05, 0.1), np.arange(-1, 3.1, 0.5))))
@@ -23,26 +23,30 @@ GRID = np.array(list(itertools.product(np.arange(0.1, 1.05, 0.1), np.arange(0, 1
 
 def collect(rows, source: str, begin: int) -> Iterator[dict]:
     """From line ``begin`` on: its transcript, greedy's text, the beams' texts; above it are lines of the same form."""
-    causal, language, found, above = CausalModel(source), CharNgram.load(), {}, []
-    beams = [PrefixBeam(language, width, best=TEXTS) for width in WIDTHS]
+    causal, language, above = CausalModel(source), CharNgram.load(), []
+    beams = {width: PrefixBeam(language, width) for width in WIDTHS}
 
-    def find(log_probs, lengths, alphabet, firsts=None):
-        found.update((beam.width, beam.candidates(log_probs, lengths, alphabet, firsts)[0]) for beam in beams)
-        return greedy(log_probs, lengths, alphabet, firsts)
+    class Keeping(PrefixBeam):
+        """Keeps what the beams find, also without other views, and reads as greedy does."""
 
-    find.name = "greedy"
-    reader = Recognizer.from_pretrained(decoder=find)
+        def __call__(self, log_probs, lengths, alphabet, firsts=None, views=None):
+            line = log_probs, lengths, alphabet, firsts
+            self.once = beams[WIDTHS[0]].candidates(*line)[0][0].text
+            self.found = {width: beam.candidates(*line, views)[0] for width, beam in beams.items()}
+            return greedy(*line)
+
+    reader = Recognizer.from_pretrained(decoder=(keeping := Keeping()))
     for number in range(max(begin - LINES_ABOVE, 0), len(rows)):
         row = rows[number]
         first, form = reader.read(row["image"]).text, row.get("line_id", str(number)).rsplit("-", 1)[0]
         before = " ".join(text for other, text in above[-LINES_ABOVE:] if other == form)
-        above.append((form, undo_spacing(found[WIDTHS[-1]][0].text)))  # as the beam reads it
+        above.append((form, undo_spacing(keeping.found[WIDTHS[-1]][0].text)))  # as the beam reads it
         if number >= begin:
-            texts = list(dict.fromkeys(candidate.text for some in found.values() for candidate in some))
+            texts = list(dict.fromkeys(candidate.text for some in keeping.found.values() for candidate in some))
             chances = [causal.log_probabilities(list(map(undo_spacing, texts)), seen).tolist() for seen in ("", before)]
             chances = dict(zip(texts, zip(*chances, strict=True), strict=True))
-            nbest = [(width, *some, *chances[some.text]) for width in WIDTHS for some in found[width]]
-            yield {"reference": row["text"], "greedy": first, "nbest": nbest}
+            nbest = [(width, *some, *chances[some.text]) for width in WIDTHS for some in keeping.found[width]]
+            yield {"reference": row["text"], "greedy": first, "once": keeping.once, "nbest": nbest}
 
 
 def choose(table: pd.DataFrame, context: str, weights: np.ndarray) -> pd.DataFrame:
@@ -77,11 +81,12 @@ def measure(lines: list[dict], grid: np.ndarray = GRID) -> pd.DataFrame:
             about |= {"lines": name, "n": len(parts[0]), **metrics.score(parts[0], parts[2])}
             rows.append(about | change | changes(*parts))
 
-    first = [line["greedy"] for line in lines]
+    first, once = ([line[name] for line in lines] for name in ("greedy", "once"))
     add(first, first, decoder="greedy")
+    add(once, first, decoder="6-gram, without views", width=WIDTHS[0])
     for width, some in table.groupby("width"):
         plain, tuning = list(some.groupby("line")["text"].first()), some[some["line"] % 3 == 0]
-        add(plain, first, decoder="6-gram", width=width)
+        add(plain, once, decoder="6-gram", width=width)
         best = min(grid, key=lambda weights: sum(choose(tuning, c, weights)["errors"].sum() for c in CONTEXTS))
         about = {"width": width} | dict(zip(("ngram", "pretrained", "words"), best.round(1).tolist(), strict=True))
         for context in CONTEXTS:  # with the same weights, as the decoder does

@@ -10,7 +10,15 @@ import torch
 
 from hwrlib.alphabet import Alphabet
 from hwrlib.beam import Fusion, PrefixBeam
-from hwrlib.ctc import Character, forced_align, frames, greedy, path_confidence, required_frames
+from hwrlib.ctc import (
+    Character,
+    forced_align,
+    frames,
+    greedy,
+    path_confidence,
+    required_frames,
+    text_log_probabilities,
+)
 from hwrlib.language import BOUNDARY, train_ngram
 
 AB, ABC = Alphabet("ab "), Alphabet("abc ")
@@ -114,6 +122,8 @@ def test_a_wide_beam_equals_enumeration_with_language_as_well():
         found = dict([(reading.text, reading.log_probability), *reading.alternatives])
         assert list(found) == sorted(texts, key=texts.get, reverse=True)[:3]
         assert found == pytest.approx({text: texts[text] for text in found})
+        exact = text_log_probabilities(log_probs[0], [AB.encode(text) for text in texts])
+        assert exact == pytest.approx(list(texts.values()))
         options = {"language": train_ngram(CORPUS, AB, order=1 + 2 * (seed % 2), prune=0), "alpha": 0.7, "beta": 0.4}
         weight, reading = Fusion(AB, **options).log_weight, read(PrefixBeam(**wide, **options), log_probs)
         assert reading.text == max(texts, key=lambda text: texts[text] + weight(text))
@@ -130,6 +140,22 @@ def test_a_beam_of_2_never_scores_below_greedy():
         assert alone.log_probability >= first.log_probability - 1e-9
         least = first.log_probability + weight(first.text) - 1e-9
         assert modelled.log_probability + weight(modelled.text) >= least
+
+
+def test_views_decide_where_two_texts_are_close_and_only_there():
+    close, far = np.log([[[0.1, 0.5, 0.3, 0.1]] * 2, [[0.01, 0.97, 0.01, 0.01]] * 2])
+    other, asked = np.log([[0.2, 0.1, 0.6, 0.1]] * 3), []
+
+    def views(k):
+        asked.append(k)
+        return [other, other]
+
+    first, second = PrefixBeam()(np.stack([close, far]), [2, 2], AB, views=views)
+    assert (first.text, second.text, asked) == ("b", "a", [0])
+    on_both = [text_log_probabilities(view, [[2]])[0] for view in (close, other)]
+    assert first.log_probability == pytest.approx((on_both[0] + 2 * on_both[1]) / 3)
+    assert [c.text for c in first.characters] == ["b"]  # placed on the line itself
+    assert read(PrefixBeam(), close[None]).text == "a"
 
 
 def test_one_beam_serves_each_alphabet_that_its_language_model_covers():

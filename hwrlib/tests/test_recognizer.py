@@ -40,7 +40,9 @@ def row():
     return load_lines("validation", "sample")[0]
 
 
-def test_one_by_one_reads_as_in_batches_of_any_size_and_order(recognizer, monkeypatch):
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])  # a beam sees these lines slanted, too
+def test_one_by_one_reads_as_in_batches_of_any_size_and_order(recognizer, decoder, monkeypatch):
+    recognizer = Recognizer(recognizer.model, "fp32", decoder)
     alone = [recognizer.read(line) for line in LINES]
     assert len({round(reading.log_probability, 2) for reading in alone}) > 1 and any(r.text for r in alone)
     for batch_size, order in ((2, 1), (16, -1)):

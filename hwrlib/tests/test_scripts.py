@@ -105,9 +105,10 @@ def test_the_changes_and_rates_of_the_reranker_are_counted():
     counts = {kind: [*some.values()] for kind, some in found.items()}  # words, broken, mended
     assert counts == {"name": [1, 0, 0], "number": [1, 0, 0], "other": [3, 1, 1]}
     nbest = [(64, "aa", -1.0, 0.0, -9.0, -9.0), (64, "ab", -2.0, 0.0, -1.0, -1.0)]
-    table = rerank.measure([{"reference": "ab", "greedy": "aa", "nbest": nbest}] * 3, np.array([[0.0, 1.0, 0.0]]))
+    line = {"reference": "ab", "greedy": "aa", "once": "ab", "nbest": nbest}
+    table = rerank.measure([line] * 3, np.array([[0.0, 1.0, 0.0]]))
     rates = table[table["lines"] == "all"].groupby("decoder")["cer_rate"].max().to_dict()
-    assert rates == {"greedy": 0.5, "6-gram": 0.5, "reranked": 0, "best of 16": 0}
+    assert rates == {"greedy": 0.5, "6-gram": 0.5, "6-gram, without views": 0, "reranked": 0, "best of 16": 0}
 
 
 @pytest.mark.usefixtures("one_thread")
