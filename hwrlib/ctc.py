@@ -46,7 +46,7 @@ class Reading:
     """What a decoder made of one line; what follows the alternatives comes from ``Recognizer.iter_page``."""
 
     text: str
-    log_probability: float  # natural log, of greedy's path or of the beam's text: the language model has no share in it
+    log_probability: float  # natural log, by the network alone: of greedy's path, of a beam's text (mean of its views)
     confidence: float  # 0 to 1: a decoder's is ``path_confidence``, which ``Recognizer`` calibrates
     characters: tuple[Character, ...]
     alternatives: tuple[tuple[str, float], ...] = ()  # (text, log-probability), as the decoder ranks them

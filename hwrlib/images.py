@@ -221,6 +221,18 @@ def stretch(grey: np.ndarray) -> np.ndarray:
     return ((grey - ink) / (paper - ink) * 255).clip(0, 255).round().astype(np.uint8)
 
 
+def widen(line: np.ndarray, times: float) -> np.ndarray:
+    """A prepared line (128, W), uint8, stretched across."""
+    return cv2.resize(line, (round(line.shape[1] * times), line.shape[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def slant(line: np.ndarray, by: float) -> np.ndarray:
+    """A prepared line (128, W), uint8, slanted ``by`` px to the right for each px up, on wider paper."""
+    room = int(np.ceil(abs(by) * len(line) / 2))
+    shift = [[1, -by, by * len(line) / 2 + room], [0, 1, 0]]
+    return cv2.warpAffine(line, np.float32(shift), (line.shape[1] + 2 * room, len(line)), borderValue=255)
+
+
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
     """A uint8 line (H, W) as a float tensor (1, H, W) from -1 to +1."""
     return scale(torch.from_numpy(pixels).unsqueeze(0))

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,7 +15,7 @@ from hwrlib.batches import pad
 from hwrlib.beam import PrefixBeam
 from hwrlib.cpu import PRECISIONS, best_precision, keep_freed
 from hwrlib.ctc import Character, Reading, frames, greedy, path_confidence
-from hwrlib.images import load_page, name_of, prepare_pixels, scale
+from hwrlib.images import load_page, name_of, prepare_pixels, scale, slant, widen
 from hwrlib.language import CharNgram
 from hwrlib.model import CRNN, fused
 from hwrlib.page.baselines import is_sideways
@@ -57,18 +56,6 @@ def mean_confidence(readings: list[Reading]) -> float | None:
     """The share of all characters of lines that is expected to be right, 0 to 1; None where there is no character."""
     characters = sum(len(reading.text) for reading in readings)
     return sum(r.confidence * len(r.text) for r in readings) / characters if characters else None
-
-
-def widen(line: np.ndarray, times: float) -> np.ndarray:
-    """A prepared line (128, W), uint8, stretched across."""
-    return cv2.resize(line, (round(line.shape[1] * times), line.shape[0]), interpolation=cv2.INTER_CUBIC)
-
-
-def slant(line: np.ndarray, by: float) -> np.ndarray:
-    """A prepared line (128, W), uint8, slanted ``by`` px to the right for each px up, on wider paper."""
-    room = int(np.ceil(abs(by) * len(line) / 2))
-    shift = [[1, -by, by * len(line) / 2 + room], [0, 1, 0]]
-    return cv2.warpAffine(line, np.float32(shift), (line.shape[1] + 2 * room, len(line)), borderValue=255)
 
 
 def place(character: Character, length: int, stretched: float = 1.0) -> Character:
