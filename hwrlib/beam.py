@@ -17,9 +17,9 @@ from hwrlib.language import BOUNDARY, CharNgram
 
 ALPHA, BETA = 0.6, 0.5  # tuned on every third of 467 IAM validation lines
 TEXTS, SHOWN = 16, 5  # texts to choose among; texts of a reading
-UNSURE = 1.0  # natural log: how near the second text of a line comes to the first where other views decide, too
+UNSURE = 1.0  # natural log: where the first two texts of a line are closer, other views of it decide, too
 
-Views = Callable[[int], list[ArrayLike]]  # of the line of this number, log-probabilities (T, C) as it is seen otherwise
+Views = Callable[[int], list[ArrayLike]]  # from a line's number to the log-probabilities (T, C) of its other views
 
 
 class Fusion:
@@ -105,8 +105,8 @@ class Candidate(NamedTuple):
 class PrefixBeam:
     """A decoder that reads each line as its most probable text: the paths to a text added up.
 
-    Greedy's text always takes part, so that a beam of 2 or more never scores below it. Hannun et al., 2014; without a
-    language model Graves, 2012.
+    Greedy's text always takes part, so that without views a beam of 2 or more never scores below it. Hannun et al.,
+    2014; without a language model Graves, 2012.
 
     >>> log_probs = np.log([[[0.6, 0.4], [0.6, 0.4]]])  # no "a": 0.36; "a": 0.16 + 0.24 + 0.24, by three paths
     >>> greedy(log_probs, [2], Alphabet("a"))[0].text, PrefixBeam()(log_probs, [2], Alphabet("a"))[0].text
@@ -181,8 +181,8 @@ class PrefixBeam:
 def seen_otherwise(texts: list[Candidate], views: list[ArrayLike], alphabet: Alphabet) -> list[Candidate]:
     """A line's texts, best first, with the means of their log-probabilities on the line and on other views of it.
 
-    Frames of two views do not match, so a text's probabilities are averaged, not a frame's. Test-time augmentation for
-    handwriting: Wigington et al., 2017.
+    Frames of two views do not match, so a text's log-probabilities are averaged, not a frame's. Test-time augmentation
+    of handwriting: Kizilirmak and Yanikoglu, 2023.
     """
     labels = [alphabet.encode(text.text) for text in texts]
     each = [[text.log_probability for text in texts], *(text_log_probabilities(view, labels) for view in views)]

@@ -124,7 +124,7 @@ def text_log_probabilities(log_probs: ArrayLike, texts: Sequence[Sequence[int]])
     >>> text_log_probabilities(np.log([[0.6, 0.4], [0.6, 0.4]]), [[], [1], [1, 1]]).round(2).tolist()
     [-1.02, -0.45, -inf]
     """
-    line = torch.as_tensor(np.asarray(log_probs, np.float64))
+    line = torch.as_tensor(to_array(log_probs)).double()
     every = line[:, None].expand(-1, len(texts), -1)
     lengths = torch.tensor([len(labels) for labels in texts])
     labels = torch.tensor([*itertools.chain(*texts)], dtype=torch.long)

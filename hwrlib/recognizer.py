@@ -219,7 +219,6 @@ class Recognizer:
                 lines[k], firsts[k] = line[:n], first
             log_probs, lengths = pad_sequence(lines, batch_first=True), [len(line) for line in lines]
 
-        @functools.cache
         def views(k: int) -> list[torch.Tensor]:
             log_probs, lengths = self.log_probabilities([slant(pixels[k], by) for by in SLANTS])
             return [line[:n] for line, n in zip(log_probs, lengths, strict=True)]

@@ -1,6 +1,7 @@
 """Measure the decoder "reranked" on validation lines, its weights chosen on every third of them (chapter 5)."""
 
 import argparse
+import functools
 import itertools
 import json
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ def collect(rows, source: str, begin: int) -> Iterator[dict]:
     class Keeping(PrefixBeam):
         """Keeps what the beams find, also without other views, and reads as greedy does."""
 
-        def __call__(self, log_probs, lengths, alphabet, firsts=None, views=None):
-            line = log_probs, lengths, alphabet, firsts
+        def __call__(self, log_probs, lengths, alphabet, firsts, views):
+            line, views = (log_probs, lengths, alphabet, firsts), functools.cache(views)
             self.once = beams[WIDTHS[0]].candidates(*line)[0][0].text
             self.found = {width: beam.candidates(*line, views)[0] for width, beam in beams.items()}
             return greedy(*line)
@@ -86,7 +87,7 @@ def measure(lines: list[dict], grid: np.ndarray = GRID) -> pd.DataFrame:
     add(once, first, decoder="6-gram, without views", width=WIDTHS[0])
     for width, some in table.groupby("width"):
         plain, tuning = list(some.groupby("line")["text"].first()), some[some["line"] % 3 == 0]
-        add(plain, once, decoder="6-gram", width=width)
+        add(plain, first, decoder="6-gram", width=width)
         best = min(grid, key=lambda weights: sum(choose(tuning, c, weights)["errors"].sum() for c in CONTEXTS))
         about = {"width": width} | dict(zip(("ngram", "pretrained", "words"), best.round(1).tolist(), strict=True))
         for context in CONTEXTS:  # with the same weights, as the decoder does

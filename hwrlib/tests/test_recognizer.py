@@ -8,6 +8,7 @@ from PIL import Image
 
 from hwrlib import SAMPLE
 from hwrlib.alphabet import Alphabet
+from hwrlib.beam import PrefixBeam
 from hwrlib.ctc import STRIDE, Reading, frames, greedy
 from hwrlib.data import load_lines
 from hwrlib.images import ImageError, load_page, prepare_pixels
@@ -79,6 +80,20 @@ def test_a_picture_is_decoded_once_and_a_decoder_is_given_what_greedy_has_read(r
     decode.name = "greedy"
     (reading,) = Recognizer(reader.model, "fp32", decode).read_page(SAMPLE / "line.png")
     assert reading.text and len(opened) == 1
+
+
+def test_a_beam_is_offered_each_line_slanted_both_ways_with_room_for_it_and_a_dense_line_widened(reader):
+    asked = []
+
+    class Looking(PrefixBeam):
+        def __call__(self, log_probs, lengths, alphabet, firsts, views):
+            asked.append([len(frames_of) - lengths[0] for frames_of in views(0)])
+            return firsts
+
+    line = reader.prepare(SAMPLE / "line.png")
+    for pixels in (line, line[:, ::2]):  # half as wide: dense
+        Recognizer(reader.model, "fp32", Looking()).read_prepared([pixels])
+    assert asked == [[4, 4]] * 2  # 16 px
 
 
 def test_a_confidence_is_calibrated_as_the_network_says_for_its_decoder_and_the_mean_counts_characters():
