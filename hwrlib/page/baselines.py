@@ -16,6 +16,7 @@ MARKED, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of th
 FINEST, SCALES = 1152, (768, 448, 256, 160, 96)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
 BARE = 8  # x-heights of bare paper that no line bridges
+COLUMN = 3  # rows that columns share; fewer are lines with a gap
 
 
 class Baseline(NamedTuple):
@@ -174,18 +175,19 @@ def merge(pieces: list[Baseline]) -> Baseline:
 def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
     """From top to bottom, one column after the other.
 
-    A line comes before another where it is above it and they share columns, or where it is wholly to the left, in a
-    column beside the other's, and nothing that spans both lies between them. Columns are beside each other where lines
-    of both share a row: a short line under an indented one is in the same column.
+    A line comes before another where it is above it and spans some of the same width. Where it is wholly to the left,
+    it comes before one in its own row, and before all of a column beside its own, if nothing that spans both lies
+    between them. Columns are beside each other where three rows or more have lines of both: fewer are lines that a gap
+    parts, and a short line under an indented one is in the same column.
     """
     lines = sorted(lines, key=lambda line: np.median(line.ys))
     places = [(line.xs[0], line.xs[-1], np.median(line.ys), line.x_height) for line in lines]
     left, right, middle, size = np.array(places).reshape(-1, 4).T
-    share = np.minimum.outer(right, right) > np.maximum.outer(left, left)
+    share = (np.minimum.outer(right, right) > np.maximum.outer(left, left)).astype(int)
     to_left = np.less_equal.outer(right, left)
     same_row = to_left & (np.abs(np.subtract.outer(middle, middle)) < 0.75 * np.add.outer(size, size))
     before = np.triu(share, 1)
-    for a, b in np.argwhere(to_left & (share @ same_row @ share)):
+    for a, b in np.argwhere(same_row | to_left & (share @ same_row @ share >= COLUMN)):
         low, high = sorted((middle[a], middle[b]))
         before[a, b] = not (share[a] & share[b] & (low < middle) & (middle < high)).any()
     rest, ordered = list(range(len(lines))), []

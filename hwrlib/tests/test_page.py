@@ -136,6 +136,16 @@ def test_a_short_line_under_an_indented_one_is_read_after_it():
     assert len(tops) == 4 and tops == sorted(tops)
 
 
+def test_lines_that_a_gap_parts_are_read_across_and_columns_of_three_lines_one_after_the_other():
+    for rows, columns in ((2, [0, 1, 0, 1]), (3, [0, 0, 0, 1, 1, 1])):
+        parts = {(x, 80 * k): text for x, text in ((40, "some words"), (560, "the others")) for k in range(1, rows + 1)}
+        places = [(int(line.box[0] > 500), line.box[1]) for line in find_lines(written(parts, width=900))]
+        assert [column for column, _ in places] == columns
+        for side in (0, 1):
+            tops = [top for column, top in places if column == side]
+            assert tops == sorted(tops)
+
+
 def test_dithered_peppered_and_empty_below():
     grey = np.minimum(PAGE, 250).astype(np.float32)
     pepper = np.random.default_rng(0).random(PAGE.shape)
