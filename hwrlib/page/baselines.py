@@ -16,7 +16,7 @@ MARKED, LIKELY = 0.25, 0.7  # probability of each pixel of a baseline, and of th
 FINEST, SCALES = 1152, (768, 448, 256, 160, 96)  # px of the longest side, as the network sees it
 SMALL = 7  # px of an x: less is looked at on the finest scale, too
 BARE = 8  # x-heights of bare paper that no line bridges
-COLUMN = 3  # rows that columns share; fewer are lines with a gap
+COLUMN = 3  # pairs of lines in one row that two columns have; fewer are lines with a gap
 
 
 class Baseline(NamedTuple):
@@ -177,8 +177,8 @@ def in_reading_order(lines: list[Baseline]) -> list[Baseline]:
 
     A line comes before another where it is above it and spans some of the same width. Where it is wholly to the left,
     it comes before one in its own row, and before all of a column beside its own, if nothing that spans both lies
-    between them. Columns are beside each other where three rows or more have lines of both: fewer are lines that a gap
-    parts, and a short line under an indented one is in the same column.
+    between them. Columns are beside each other where three or more pairs of their lines share a row: fewer are lines
+    that a gap parts, and a short line under an indented one is in the same column.
     """
     lines = sorted(lines, key=lambda line: np.median(line.ys))
     places = [(line.xs[0], line.xs[-1], np.median(line.ys), line.x_height) for line in lines]
