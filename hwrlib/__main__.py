@@ -45,13 +45,13 @@ def read(options: argparse.Namespace) -> int:
     from hwrlib.archive.formats import render, write_page
     from hwrlib.archive.sources import iter_pages
     from hwrlib.images import MOST_BYTES
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     files, failed = _files(options), False
     one_page = not options.output and options.format not in ("text", "json")  # it is one document, which holds no more
     if one_page and len(files) > 1:
         raise ValueError(f"{len(files)} files as {options.format} need a folder: give --output")
-    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     many = len(options.images) > 1 or any(map(os.path.isdir, options.images))
     for file, name in files:
         for number, page in enumerate(iter_pages(sys.stdin.buffer.read(MOST_BYTES) if file == "-" else file, name)):
@@ -105,12 +105,11 @@ def archive(options: argparse.Namespace) -> int:
     from hwrlib.archive.bulk import read_archive, show_progress
     from hwrlib.archive.sources import find_items
     from hwrlib.model import weights_version
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     items = find_items(options.source, options.output)
-    given = {} if options.weights == WEIGHTS else {"source": options.weights}  # each machine has the embedded ones
-    given |= {"precision": options.precision, "decoder": options.decoder}
-    make = functools.partial(Recognizer.from_pretrained, **given)
+    given = {} if options.weights == WEIGHTS else {"weights": options.weights}  # each machine has the embedded ones
+    make = functools.partial(load_recognizer, decoder=options.decoder, precision=options.precision, **given)
     model = f"{weights_version(options.weights)}-{options.decoder}"
     rows = read_archive(items, options.output, make, model, options.format, options.workers, options.address)
     noted = [row for row in show_progress(rows, len(items)) if row.get("error") or row.get("text") == ""]
@@ -161,12 +160,12 @@ def evaluate(options: argparse.Namespace) -> int:
     from hwrlib.data import load_lines
     from hwrlib.metrics import per_line, report
     from hwrlib.model import weights_version
-    from hwrlib.recognizer import Recognizer
+    from hwrlib.recognizer import load_recognizer
 
     for file in filter(None, (options.report, options.predictions)):
         file.parent.mkdir(parents=True, exist_ok=True)  # now, since to read takes hours
     rows, prepared = load_lines(options.split, options.data), {}
-    recognizer = Recognizer.from_pretrained(options.weights, options.precision, options.decoder)
+    recognizer = load_recognizer(options.weights, options.decoder, options.precision)
     for number in range(len(rows)):
         try:
             prepared[number] = recognizer.prepare(rows[number]["image"])

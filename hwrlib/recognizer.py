@@ -234,3 +234,10 @@ class Recognizer:
             log_probs = self._fused(scale(images.to(self.device)), widths)
         lengths = frames(widths)
         return log_probs[:, : lengths.max()].cpu(), lengths
+
+
+def load_recognizer(
+    weights: str | Path = WEIGHTS, decoder: str = "language", precision: str | None = None
+) -> Recognizer:
+    """The recognizer that the command line and the app read with: the beam with the language model, if told nothing."""
+    return Recognizer.from_pretrained(weights, precision, decoder)
