@@ -36,10 +36,15 @@ SURE = 0.8  # certainty: a page less sure may lie upside down
 TRIED, CLEARLY = 3, 0.05  # so many lines are read each way; turned, they must be so much surer
 
 
+def log_odds(share: float | np.ndarray) -> np.ndarray:
+    """Logit of a share, or of each of an array, kept finite at 0 and 1."""
+    share = np.clip(share, 1e-6, 1 - 1e-6)
+    return np.log(share / (1 - share))
+
+
 def calibrated(confidence: float, offset: float, slope: float) -> float:
     """The share of characters expected to be right, 0 to 1: Platt scaling (Platt, 1999) of a decoder's confidence."""
-    log_odds = torch.logit(torch.tensor(confidence, dtype=torch.float64), eps=1e-6)  # finite at 0 and 1
-    return float(torch.sigmoid(offset + slope * log_odds))
+    return float(1 / (1 + np.exp(-offset - slope * log_odds(confidence))))
 
 
 def certainty(readings: list[Reading]) -> float:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hwrlib import WEIGHTS
 from hwrlib.cpu import PRECISIONS
@@ -14,7 +13,7 @@ from hwrlib.files import write_whole
 from hwrlib.images import ImageError, prepare_pixels
 from hwrlib.metrics import per_line
 from hwrlib.model import CRNN
-from hwrlib.recognizer import Recognizer
+from hwrlib.recognizer import Recognizer, log_odds
 
 
 def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
@@ -24,8 +23,7 @@ def calibrate(confidences: np.ndarray, shares: np.ndarray) -> list[float]:
         confidences: (N,) 0 to 1, as the decoder gave them.
         shares: (N,) 0 to 1, of the characters read right: 1 - CER of each line, at least 0.
     """
-    log_odds = torch.logit(torch.from_numpy(confidences), eps=1e-6).numpy()
-    inputs = np.stack([np.ones(len(confidences)), log_odds], axis=1)
+    inputs = np.stack([np.ones(len(confidences)), log_odds(confidences)], axis=1)
     fit = np.array([0.0, 1.0])
     for _ in range(30):  # Newton's method
         expected = 1 / (1 + np.exp(-inputs @ fit))
